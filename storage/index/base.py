@@ -1,0 +1,62 @@
+"""The seam to rows: Index. A cache of the objects and the only arbiter between writers (D1, R13)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from storage.matching import Query
+from storage.model import Answer, Change, Document, Entry, Instance, Receipt, Scope
+
+
+class Index(Protocol):
+    """Rows by query. Thread-safe; several processes may share one. Foreign errors become StorageUnavailable.
+
+    What ``add`` acknowledged is found by the very next ``search`` of any process (Q27); counts always equal the
+    rows (Q28), because they change in the same transaction.
+    """
+
+    def add(self, entry: Entry) -> Receipt:
+        """Insert the instance, its parents, its counts and one change, in one durable transaction; then return.
+
+        Waits for its own commit, which others may share (D14, R6). Raises Overloaded when the queue of stores is
+        full. An instance that is there already stays (R4, R5): same digest and transfer syntax give DUPLICATE, the
+        same SOP Instance UID in another transfer syntax VARIANT, other bytes CONFLICT; the last two keep a row of
+        the loser's object, and the receipt names the instance that stays current.
+        """
+        ...
+
+    def find(self, sop_instance_uid: str) -> Instance | None:
+        """The current instance of that UID, wherever it is."""
+        ...
+
+    def search(self, query: Query) -> Sequence[Answer]:
+        """Matches in a total, stable order, cut by the query's limit and offset. PS3.18 §10.6, PS3.4 §C.4.1"""
+        ...
+
+    def instances(self, scope: Scope) -> Sequence[Instance]:
+        """All instances under ``scope``, by series, then Instance Number, then UID. Empty when there are none."""
+        ...
+
+    def documents(self, scope: Scope) -> Iterator[Document]:
+        """The same instances in the same order with what was derived at ingest; streamed, in constant memory."""
+        ...
+
+    def is_deleted(self, scope: Scope) -> bool:
+        """Whether the resource is known to have been deleted (and is not there again)."""
+        ...
+
+    def delete(self, scope: Scope) -> Sequence[Instance]:
+        """Remove the rows under ``scope``: tombstones, counts and changes in one transaction (R9).
+
+        Returns what was removed; the objects stay for whoever collects them.
+        """
+        ...
+
+    def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """Changes with a sequence greater than ``after``, ascending (R11)."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is queued and let go of every connection."""
+        ...

@@ -1,0 +1,158 @@
+"""The nouns of the archive as frozen values. No behaviour beyond what the value itself knows; no I/O.
+
+Frame numbers start at 1, indexes at 0; ranges are half-open; offsets count from the first byte of the object.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+JsonElement = Any  # one element or Data Set of the DICOM JSON Model, as orjson reads it (PS3.18 Annex F)
+
+
+class Level(enum.IntEnum):
+    """A level of the information model, from the top. PS3.4 §C.6.1"""
+
+    PATIENT = 0
+    STUDY = 1
+    SERIES = 2
+    INSTANCE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A study, a series of it, or an instance of that: what a path of DICOMweb names. PS3.18 §10.1"""
+
+    study_instance_uid: str
+    series_instance_uid: str = ""
+    sop_instance_uid: str = ""
+
+    @property
+    def level(self) -> Level:
+        """The level of the resource named."""
+        if self.sop_instance_uid:
+            return Level.INSTANCE
+        return Level.SERIES if self.series_instance_uid else Level.STUDY
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who brought an instance, and by which door."""
+
+    door: str
+    calling_ae: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A SOP Instance as it is kept: identity, encoding and where its bytes are.
+
+    digest: SHA-256 (hex) of the Data Set bytes as received. key: object key, never derived again.
+    data_set_offset: where the Data Set starts in the object; what lies before is ours. size_bytes: whole object.
+    number_of_frames: 0 when there are no pixels.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    digest: str
+    key: str
+    size_bytes: int
+    data_set_offset: int
+    number_of_frames: int = 0
+
+    @property
+    def scope(self) -> Scope:
+        """The instance as a resource."""
+        return Scope(self.study_instance_uid, self.series_instance_uid, self.sop_instance_uid)
+
+
+@dataclass(frozen=True, slots=True)
+class BulkValue:
+    """Where one value too large for metadata lies: bytes ``start`` to ``end``, of Value Representation ``vr``.
+
+    For a deflated object the range counts in the inflated Data Set.
+    """
+
+    start: int
+    end: int
+    vr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """All that the index keeps of one instance; made once, at ingest (D5).
+
+    attributes: for PATIENT, STUDY, SERIES and INSTANCE the elements of the attribute table that the Data Set holds,
+    in the DICOM JSON Model, by eight-digit tag. metadata: the compressed DICOM JSON of the whole instance, see
+    ``storage.dicomjson``. frame_table: see ``storage.frames``; empty without pixels. bulk: places of the values
+    that metadata only refers to, by path (``7FE00010`` or ``00400555/0/0040A123``).
+    """
+
+    instance: Instance
+    attributes: Mapping[Level, Mapping[str, JsonElement]]
+    metadata: bytes
+    frame_table: bytes
+    bulk: Mapping[str, BulkValue]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What an index row holds of an instance beyond its identity: ``Entry``'s derived data, as stored."""
+
+    instance: Instance
+    metadata: bytes
+    frame_table: bytes
+    bulk: Mapping[str, BulkValue]
+
+
+class Outcome(enum.Enum):
+    """How a store ended; each of them keeps the bytes that were sent (R4, R5)."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    VARIANT = "variant"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The archive's word that an instance is durable: object and row are both on disk.
+
+    instance: the one that is current, which on CONFLICT and VARIANT is the one that came first.
+    warnings: deviations that were accepted and recorded (D11), as constant phrases.
+    """
+
+    outcome: Outcome
+    instance: Instance
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of the change feed: strictly increasing, without gaps (R11)."""
+
+    sequence: int
+    kind: str
+    scope: Scope
+    changed_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One match of a search, in the DICOM JSON Model.
+
+    attributes: by eight-digit tag, ascending, with the maintained ones (Modalities in Study, counts); no Retrieve
+    URL, which is the door's. Elements without a value hold only ``vr``.
+    """
+
+    level: Level
+    scope: Scope
+    attributes: Mapping[str, JsonElement] = field(default_factory=dict)

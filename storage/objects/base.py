@@ -1,0 +1,64 @@
+"""The seam to bytes: ObjectStore, and Blob, one object open for reading. Promises stand here in prose (R1–R3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from storage.spool import Spool
+
+
+class Blob(Protocol):
+    """One object, open for ranged reads from any thread; a context manager."""
+
+    size_bytes: int
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end``. Raises CorruptObject when the object is shorter, StorageUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Release what the object holds open; safe to call twice."""
+        ...
+
+    def __enter__(self) -> Blob: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class ObjectStore(Protocol):
+    """Bytes by key. Keys come from ``storage.keys`` and hold the digest, so an object never changes.
+
+    Thread-safe. Foreign errors are wrapped: NotFound for a key that is not there, StorageUnavailable for the rest.
+    """
+
+    spool_directory: Path
+
+    def put(self, key: str, spool: Spool) -> None:
+        """Make the spool's header and Data Set the object ``key``.
+
+        On return the bytes and their name are durable: a power cut does not take them back. Never overwrites: where
+        the key exists with the same length, nothing is written. On any error the key holds the whole object or
+        nothing, and no temporary file stays.
+        """
+        ...
+
+    def open(self, key: str) -> Blob:
+        """The object, for reading. Raises NotFound."""
+        ...
+
+    def size_bytes(self, key: str) -> int:
+        """Length of the object. Raises NotFound."""
+        ...
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Every key that starts with ``prefix``, in no order. For upkeep only: never on a request path."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when it is not there."""
+        ...

@@ -1,0 +1,213 @@
+"""A Spool: the bytes of one Data Set on their way in, hashed while they arrive. It is not durable storage (R7).
+
+Small ones wait in memory, larger ones in a temporary file that already is the object to be: our header first, then
+the Data Set as received, so that a store on the same file system only renames it. A crash leaves at most a file
+without an owner, which ``sweep`` removes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from storage.errors import GatewayError, NotDicom, StorageUnavailable, TooLarge
+from storage.filemeta import MAXIMUM_FILE_META_BYTES, Announcement, canonical_header, read_file_meta
+
+MEMORY_BYTES = 1 << 20
+_SUFFIX = ".incoming"
+
+Buffer = bytearray | mmap.mmap
+
+
+class Spool:
+    """Collects one Data Set; a context manager that leaves nothing behind.
+
+    directory: where a large one waits; on the file system of the store, if that is a folder.
+    announcement: what the peer said it sends (DIMSE), when the stream is a bare Data Set. Without it the stream is
+    Part 10: preamble and File Meta are read and replaced by ours (R2).
+    maximum_bytes: of the Data Set; one more raises TooLarge. Not thread-safe: one owner at a time.
+    """
+
+    def __init__(self, directory: Path, announcement: Announcement | None = None, *, maximum_bytes: int) -> None:
+        self._directory = directory
+        self._maximum_bytes = maximum_bytes
+        self._announcement = announcement
+        self._sha256 = hashlib.sha256()
+        self._memory = bytearray()
+        self._file_meta = bytearray()
+        self._fd = -1
+        self._map: mmap.mmap | None = None
+        self.path: Path | None = None
+        self.size_bytes = 0
+
+    @property
+    def announcement(self) -> Announcement:
+        """What the peer, or the File Meta, says this instance is. Raises NotDicom before that is known."""
+        if self._announcement is None:
+            raise NotDicom("There is no File Meta Information")
+        return self._announcement
+
+    @property
+    def header(self) -> bytes:
+        """Our preamble and File Meta for what was announced; the object is this and the Data Set."""
+        return canonical_header(self.announcement)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the Data Set bytes so far."""
+        return self._sha256.hexdigest()
+
+    @property
+    def data_set(self) -> Buffer:
+        """The whole object's buffer from ``data_set_offset`` on is the Data Set; call after ``finish``."""
+        return self._memory if self._map is None else self._map
+
+    @property
+    def data_set_offset(self) -> int:
+        """Where in ``data_set`` the Data Set starts: 0 in memory, after our header in a file."""
+        return 0 if self._map is None else len(self.header)
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append bytes. Raises TooLarge, NotDicom, or StorageUnavailable when the disk refuses."""
+        if self._announcement is None:
+            self._file_meta += chunk
+            found = read_file_meta(self._file_meta)
+            if found is None:
+                if len(self._file_meta) > MAXIMUM_FILE_META_BYTES:
+                    raise NotDicom("The File Meta Information is too long")
+                return
+            self._announcement, data_set_offset = found
+            chunk = memoryview(self._file_meta)[data_set_offset:]
+        self._append(chunk)
+
+    def _append(self, chunk: bytes | bytearray | memoryview) -> None:
+        self.size_bytes += len(chunk)
+        if self.size_bytes > self._maximum_bytes:
+            raise TooLarge("The instance is larger than the limit")
+        self._sha256.update(chunk)
+        if self.path is None and self.size_bytes <= MEMORY_BYTES:
+            self._memory += chunk
+            return
+        try:
+            if self.path is None:
+                self._move_to_file()
+            _write_all(self._fd, chunk)
+        except OSError as error:
+            raise StorageUnavailable("The spool cannot be written") from error
+
+    def _move_to_file(self) -> None:
+        self._fd, name = tempfile.mkstemp(suffix=_SUFFIX, dir=self._directory)
+        self.path = Path(name)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        _write_all(self._fd, self.header)
+        _write_all(self._fd, self._memory)
+        self._memory = bytearray()
+
+    def finish(self) -> None:
+        """Say that the stream has ended; the Data Set can then be read. Raises NotDicom when it holds none."""
+        if self._announcement is None and self._file_meta:
+            raise NotDicom("The bytes are not a DICOM Part 10 stream")
+        if self.size_bytes == 0:
+            raise NotDicom("There is no Data Set")
+        if self.path is not None:
+            self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+
+    def announce(self, announcement: Announcement) -> None:
+        """Correct what File Meta said by what the Data Set says, where a sloppy writer let them differ.
+
+        A waiting file is written anew, as its header changes length.
+        """
+        if announcement == self._announcement:
+            return
+        offset, old = self.data_set_offset, self._map
+        self._announcement = announcement
+        if old is None:
+            return
+        old_fd, old_path = self._fd, self.path
+        try:
+            self._move_to_file()
+            _write_all(self._fd, memoryview(old)[offset:])
+            self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise StorageUnavailable("The spool cannot be written") from error
+        finally:
+            os.close(old_fd)
+            if old_path is not None:
+                old_path.unlink(missing_ok=True)
+
+    def pieces(self) -> Iterator[bytes | bytearray | mmap.mmap]:
+        """The object's bytes in order, for a store that cannot take the file itself."""
+        if self._map is None:
+            yield self.header
+            yield self._memory
+        else:
+            yield self._map
+
+    @property
+    def object_bytes(self) -> int:
+        """Length of the object: our header and the Data Set."""
+        return len(self.header) + self.size_bytes
+
+    def sync(self) -> None:
+        """Make the waiting file's bytes durable, before a store renames it. Raises OSError."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Let go of memory and remove the file, unless a store has taken it. Safe to call twice."""
+        self._memory = bytearray()
+        self._file_meta = bytearray()
+        if self._map is not None:
+            try:
+                self._map.close()
+            except BufferError:  # a view of it is still alive in a traceback; the mapping goes with the view
+                self._map = None
+            self._map = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+
+    def taken(self) -> None:
+        """Say that a store has renamed the waiting file and owns it now."""
+        self.path = None
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _write_all(fd: int, chunk: bytes | bytearray | memoryview) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sweep(directory: Path) -> int:
+    """Remove waiting files whose owner is gone; returns how many. Files of living owners are locked and stay (F5)."""
+    removed = 0
+    for path in directory.glob("*" + _SUFFIX):
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+                removed += 1
+        except FileNotFoundError:
+            continue
+        except BlockingIOError:
+            continue
+    return removed
+
+
+__all__ = ["MEMORY_BYTES", "GatewayError", "Spool", "sweep"]
