@@ -88,7 +88,7 @@ _TABLE = (
     _encapsulated("4.202", "HTJ2KLosslessRPCL", "image/jphc"),
     _encapsulated("4.203", "HTJ2K", "image/jphc", is_lossy=True),
     _encapsulated("5", "RLELossless", "image/dicom-rle"),
-    _encapsulated("8.1", "DeflatedImageFrameCompression"),
+    _encapsulated("8.1", "DeflatedImageFrameCompression", "application/octet-stream"),
 )
 
 TRANSFER_SYNTAXES = {syntax.uid: syntax for syntax in _TABLE}
