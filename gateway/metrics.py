@@ -1,0 +1,56 @@
+"""Counters and histograms of all processes of one gateway, as Prometheus text.
+
+Names are ``gateway_<room>_<what>_<unit>``; labels come from closed sets, never from a peer. Several processes add up
+when the supervisor names a shared folder in their environment before this module is imported (D13); without it the
+figures are those of this process.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from gateway import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+DIMSE_ASSOCIATIONS = Gauge("gateway_dimse_associations", "Associations that are open now", multiprocess_mode="livesum")
+DIMSE_REJECTS = Counter("gateway_dimse_rejects_total", "Connections and associations refused", ["reason"])
+DIMSE_REQUESTS = Counter("gateway_dimse_requests_total", "DIMSE requests answered", ["command", "status"])
+DIMSE_SECONDS = Histogram(
+    "gateway_dimse_request_seconds", "Time from a DIMSE request to its answer", ["command"], buckets=_SECONDS
+)
+INGEST_INSTANCES = Counter("gateway_ingest_instances_total", "Instances that came in", ["door", "outcome"])
+INGEST_BYTES = Counter("gateway_ingest_bytes_total", "Bytes of Data Sets that were stored", ["door"])
+INGEST_SECONDS = Histogram(
+    "gateway_ingest_seconds",
+    "Time from the last byte of an instance to its acknowledgement",
+    ["door"],
+    buckets=_SECONDS,
+)
+HTTP_REQUESTS = Counter("gateway_http_requests_total", "HTTP requests answered", ["route", "method", "status"])
+HTTP_SECONDS = Histogram(
+    "gateway_http_request_seconds", "Time from a request's header to the end of its answer", ["route"], buckets=_SECONDS
+)
+RENDER_SECONDS = Histogram("gateway_pixels_render_seconds", "Time to make a picture", ["kind"], buckets=_SECONDS)
+RENDER_RESTARTS = Counter("gateway_pixels_worker_restarts_total", "Decoding processes that were replaced")
+LIMITS_HIT = Counter("gateway_limits_hit_total", "Limits that were passed, by the id in the documents", ["limit"])
+BUILD_INFO = Gauge("gateway_build_info", "What runs here; always 1", ["version", "python"], multiprocess_mode="max")
+BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+
+
+def is_shared() -> bool:
+    """Whether several processes add up in a folder."""
+    return values.ValueClass is not values.MutexValue
+
+
+def exposition() -> bytes:
+    """All figures in the Prometheus text format, those of the other processes included."""
+    if not is_shared():
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
