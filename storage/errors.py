@@ -2,6 +2,7 @@
 
 GatewayError
 ├── NotDicom                    the bytes cannot be read as a DICOM Data Set
+│   └── TooComplex              reading it would pass a limit: elements, depth, header bytes, inflation
 ├── InvalidInstance             a Data Set that breaks a rule every instance must keep
 │   ├── IdentityMismatch        the Data Set is not the instance its sender announced
 │   └── StudyMismatch           the Data Set belongs to another study than the request names
@@ -64,6 +65,10 @@ def uid_digest(uid: str) -> str:
 
 class NotDicom(GatewayError):
     default_reason = "The bytes are not a DICOM Data Set"
+
+
+class TooComplex(NotDicom):
+    default_reason = "The Data Set passes a limit of the reader"
 
 
 class InvalidInstance(GatewayError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from storage.errors import NotDicom
-from storage.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 IMPLEMENTATION_CLASS_UID = "2.25.211384729460938562114872957017746381265"
 IMPLEMENTATION_VERSION_NAME = "DICOMWEB-GATEWAY"
@@ -68,8 +68,7 @@ def read_file_meta(buffer: bytes | bytearray) -> tuple[Announcement, int] | None
     if buffer[:4] == b"\2\0\0\0" or buffer[:4] == b"\2\0\1\0":
         return _read_group_2(buffer, 0)
     if buffer[:2] == b"\x08\0" and buffer[3] == 0:
-        explicit = buffer[4:6].isalpha() and buffer[4:6].isupper()
-        return Announcement("", "", EXPLICIT_VR_LITTLE_ENDIAN if explicit else IMPLICIT_VR_LITTLE_ENDIAN), 0
+        return Announcement("", "", _guessed_syntax(buffer, 0)), 0
     start = PREAMBLE_BYTES + 4
     if len(buffer) < start + 8:
         return None
@@ -99,7 +98,11 @@ def _read_group_2(buffer: bytes | bytearray, at: int) -> tuple[Announcement, int
         if vr == b"UI":
             values[element] = bytes(buffer[value_at : value_at + length]).rstrip(b"\0 ").decode("latin-1")
         at = value_at + length
-    return Announcement(values.get(0x0002, ""), values.get(0x0003, ""), values.get(0x0010, "")), at
+    transfer_syntax_uid = values.get(0x0010) or _guessed_syntax(buffer, at)
+    return Announcement(values.get(0x0002, ""), values.get(0x0003, ""), transfer_syntax_uid), at
 
 
-__all__ = ["DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN", "Announcement", "canonical_header", "read_file_meta"]
+def _guessed_syntax(buffer: bytes | bytearray, at: int) -> str:
+    """What an element looks like where nobody said how it is encoded: two capital letters are an explicit VR."""
+    vr = buffer[at + 4 : at + 6]
+    return EXPLICIT_VR_LITTLE_ENDIAN if vr.isalpha() and vr.isupper() else IMPLICIT_VR_LITTLE_ENDIAN

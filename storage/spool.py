@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
-from storage.errors import GatewayError, NotDicom, StorageUnavailable, TooLarge
+from storage.errors import NotDicom, StorageUnavailable, TooLarge
 from storage.filemeta import MAXIMUM_FILE_META_BYTES, Announcement, canonical_header, read_file_meta
 
 MEMORY_BYTES = 1 << 20
-_SUFFIX = ".incoming"
+SPOOL_SUFFIX = ".incoming"
 
 Buffer = bytearray | mmap.mmap
 
@@ -38,6 +39,7 @@ class Spool:
         self._directory = directory
         self._maximum_bytes = maximum_bytes
         self._announcement = announcement
+        self.is_announced = announcement is not None
         self._sha256 = hashlib.sha256()
         self._memory = bytearray()
         self._file_meta = bytearray()
@@ -102,9 +104,9 @@ class Spool:
             raise StorageUnavailable("The spool cannot be written") from error
 
     def _move_to_file(self) -> None:
-        self._fd, name = tempfile.mkstemp(suffix=_SUFFIX, dir=self._directory)
+        self._fd, name = tempfile.mkstemp(suffix=SPOOL_SUFFIX, dir=self._directory)
         self.path = Path(name)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        lock(self._fd)
         _write_all(self._fd, self.header)
         _write_all(self._fd, self._memory)
         self._memory = bytearray()
@@ -179,7 +181,7 @@ class Spool:
         """Say that a store has renamed the waiting file and owns it now."""
         self.path = None
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -197,7 +199,7 @@ def _write_all(fd: int, chunk: bytes | bytearray | memoryview) -> None:
 def sweep(directory: Path) -> int:
     """Remove waiting files whose owner is gone; returns how many. Files of living owners are locked and stay (F5)."""
     removed = 0
-    for path in directory.glob("*" + _SUFFIX):
+    for path in directory.glob("*" + SPOOL_SUFFIX):
         try:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,4 +212,6 @@ def sweep(directory: Path) -> int:
     return removed
 
 
-__all__ = ["MEMORY_BYTES", "GatewayError", "Spool", "sweep"]
+def lock(fd: int) -> None:
+    """Mark a waiting file as owned until it is closed, by this process's end at the latest."""
+    fcntl.flock(fd, fcntl.LOCK_EX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from storage.spool import Spool
 
@@ -23,7 +23,7 @@ class Blob(Protocol):
         """Release what the object holds open; safe to call twice."""
         ...
 
-    def __enter__(self) -> Blob: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

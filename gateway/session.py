@@ -1,0 +1,79 @@
+"""Session: the archive as one Actor may see it. Every door goes through it, so permission exists once (D6)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from gateway import metrics
+from gateway.security.actor import Actor, Verb
+from storage.archive import Archive, StoredDataSet
+from storage.errors import GatewayError
+from storage.filemeta import Announcement
+from storage.matching import Query
+from storage.model import Answer, Document, Instance, Receipt, Scope, Source
+from storage.spool import Spool
+
+
+class Session:
+    """One Actor's view of the archive. Cheap to make; thread-safe. Each call raises Forbidden unless permitted."""
+
+    def __init__(self, archive: Archive, actor: Actor) -> None:
+        self._archive = archive
+        self.actor = actor
+
+    def spool(self, announcement: Announcement | None = None) -> Spool:
+        """A place to collect one instance. See ``Archive.spool``."""
+        self.actor.permit(Verb.STORE)
+        return self._archive.spool(announcement)
+
+    def store(self, spool: Spool, source: Source, *, study_instance_uid: str = "") -> Receipt:
+        """Keep the instance; on return it is durable. See ``Archive.store``."""
+        self.actor.permit(Verb.STORE)
+        started = time.perf_counter()
+        outcome = "failed"
+        try:
+            receipt = self._archive.store(spool, source, study_instance_uid=study_instance_uid)
+            outcome = receipt.outcome.value
+        except GatewayError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            metrics.INGEST_INSTANCES.labels(source.door, outcome).inc()
+            metrics.INGEST_SECONDS.labels(source.door).observe(time.perf_counter() - started)
+        metrics.INGEST_BYTES.labels(source.door).inc(spool.size_bytes)
+        return receipt
+
+    def search(self, query: Query) -> Sequence[Answer]:
+        """Matches of a query among what the Actor may see."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.search(query)
+
+    def instances(self, scope: Scope) -> Sequence[Instance]:
+        """The instances of a resource, at least one. Raises NotFound or Gone."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.instances(scope)
+
+    def documents(self, scope: Scope) -> Iterator[Document]:
+        """The instances of a resource with what was derived at ingest. Raises NotFound or Gone."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.documents(scope)
+
+    def document(self, scope: Scope) -> Document:
+        """One instance with what was derived at ingest. Raises NotFound or Gone."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.document(scope)
+
+    def open(self, instance: Instance) -> StoredDataSet:
+        """The bytes of an instance that this session found."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.open(instance)
+
+    def delete(self, scope: Scope) -> Sequence[Instance]:
+        """Take a resource out of the archive. Raises NotFound."""
+        self.actor.permit(Verb.DELETE)
+        return self._archive.delete(scope)
+
+    def check(self) -> None:
+        """Whether the archive answers, for readiness. Raises StorageUnavailable."""
+        self._archive.check()

@@ -1,0 +1,287 @@
+"""Archive: the verbs. The only place where objects and index meet, and so where the order of a store is kept:
+object first, row second, then the word that it is durable (D4, R1–R5).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from storage.attributes import level_attributes
+from storage.dataset import DataSet, read_data_set
+from storage.dicomjson import pack_metadata
+from storage.errors import (
+    CorruptObject,
+    Gone,
+    IdentityMismatch,
+    InvalidInstance,
+    NotFound,
+    StudyMismatch,
+    UnsupportedTransferSyntax,
+)
+from storage.filemeta import Announcement
+from storage.frames import FrameTable, align_bits, frame_table
+from storage.index.base import Index
+from storage.keys import instance_key
+from storage.matching import Query
+from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, Receipt, Scope, Source
+from storage.objects.base import Blob, ObjectStore
+from storage.spool import Spool
+from storage.uids import TransferSyntax, checked_uid, is_uid, transfer_syntax
+
+CHUNK_BYTES = 1 << 20
+_STUDY, _SERIES, _SOP_INSTANCE, _SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The UIDs that a Data Set gives itself, each one checked."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+
+
+class StoredDataSet:
+    """The Data Set of one instance, open for reading; offsets count from its first byte, inflated if need be.
+
+    A context manager; reads may come from any thread, one at a time.
+    """
+
+    def __init__(self, instance: Instance, blob: Blob) -> None:
+        self.instance = instance
+        self.transfer_syntax = transfer_syntax(instance.transfer_syntax_uid)
+        self._blob = blob
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end``. Raises CorruptObject when they are not there."""
+        if self.transfer_syntax.is_deflated:
+            return b"".join(self._inflated(start, end))
+        return self._blob.read(self.instance.data_set_offset + start, self.instance.data_set_offset + end)
+
+    def chunks(self, start: int, end: int) -> Iterator[bytes]:
+        """The same bytes in pieces of at most a mebibyte, in constant memory."""
+        if self.transfer_syntax.is_deflated:
+            yield from self._inflated(start, end)
+            return
+        for at in range(start, end, CHUNK_BYTES):
+            yield self.read(at, min(end, at + CHUNK_BYTES))
+
+    def object_chunks(self) -> Iterator[bytes]:
+        """The whole object as it is kept, a Part 10 stream, in pieces."""
+        for at in range(0, self.instance.size_bytes, CHUNK_BYTES):
+            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+
+    def data_set_chunks(self) -> Iterator[bytes]:
+        """The whole Data Set, inflated if need be, in pieces."""
+        if self.transfer_syntax.is_deflated:
+            yield from self._inflated(0, 1 << 62, is_whole=True)
+        else:
+            yield from self.chunks(0, self.instance.size_bytes - self.instance.data_set_offset)
+
+    def _inflated(self, start: int, end: int, *, is_whole: bool = False) -> Iterator[bytes]:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        at = 0
+        try:
+            for deflated in self._deflated():
+                pending = deflated
+                while pending and at < end:
+                    piece = inflater.decompress(pending, CHUNK_BYTES)
+                    pending = inflater.unconsumed_tail
+                    wanted = piece[max(0, start - at) : max(0, end - at)]
+                    at += len(piece)
+                    if wanted:
+                        yield wanted
+                    if not piece:
+                        break
+        except zlib.error as error:
+            raise CorruptObject("The deflated Data Set is damaged") from error
+        if at < end and not is_whole:
+            raise CorruptObject("The deflated Data Set is shorter than its row says")
+
+    def _deflated(self) -> Iterator[bytes]:
+        for at in range(self.instance.data_set_offset, self.instance.size_bytes, CHUNK_BYTES):
+            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+
+    def frame(self, table: FrameTable, number: int) -> bytes:
+        """The bytes of one frame as stored: fragments joined, packed bits moved to a byte of their own."""
+        if table.is_native:
+            first, last = table.bits(number)
+            raw = self.read(first // 8, (last + 7) // 8)
+            return raw if first % 8 == 0 and last % 8 == 0 else align_bits(raw, first % 8, last - first)
+        return b"".join(self.read(start, end) for start, end in table.ranges(number))
+
+    def close(self) -> None:
+        """Release the object."""
+        self._blob.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Archive:
+    """Store, search, retrieve, delete. Thread-safe; any number of them may share one store and one index.
+
+    maximum_instance_bytes: the largest Data Set that is taken (L6).
+    """
+
+    def __init__(self, objects: ObjectStore, index: Index, *, maximum_instance_bytes: int = 4 << 30) -> None:
+        self._objects = objects
+        self._index = index
+        self._maximum_instance_bytes = maximum_instance_bytes
+
+    def spool(self, announcement: Announcement | None = None) -> Spool:
+        """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream."""
+        return Spool(self._objects.spool_directory, announcement, maximum_bytes=self._maximum_instance_bytes)
+
+    def store(self, spool: Spool, source: Source, *, study_instance_uid: str = "") -> Receipt:
+        """Keep what the spool collected, and return once object and row are durable.
+
+        study_instance_uid: the study that the request names, if it does. Raises NotDicom, InvalidInstance,
+        IdentityMismatch, StudyMismatch, UnsupportedTransferSyntax, Overloaded or StorageUnavailable; then nothing of
+        it is visible, and sending it again is safe.
+        """
+        spool.finish()
+        syntax = _known_syntax(spool.announcement.transfer_syntax_uid)
+        data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
+        identity = _identity(data_set)
+        warnings = [*data_set.warnings, *self._reconcile(spool, identity, syntax)]
+        if study_instance_uid and identity.study_instance_uid != study_instance_uid:
+            raise StudyMismatch(uid=identity.sop_instance_uid)
+        entry, warning = _entry(spool, data_set, identity, syntax, source)
+        known = self._index.find(identity.sop_instance_uid)
+        if known is not None and (known.digest, known.transfer_syntax_uid) == (entry.instance.digest, syntax.uid):
+            entry = replace(entry, instance=known)
+        else:
+            self._objects.put(entry.instance.key, spool)
+        receipt = self._index.add(entry)
+        return replace(receipt, warnings=tuple(warnings + ([warning] if warning else [])))
+
+    def _reconcile(self, spool: Spool, identity: Identity, syntax: TransferSyntax) -> tuple[str, ...]:
+        """Hold what was announced against the Data Set: a peer's word must be true, File Meta may be corrected."""
+        said = spool.announcement
+        true = Announcement(identity.sop_class_uid, identity.sop_instance_uid, syntax.uid)
+        if said == true:
+            return ()
+        if spool.is_announced:
+            raise IdentityMismatch(uid=identity.sop_instance_uid)
+        spool.announce(true)
+        return ("The File Meta Information did not agree with the Data Set",)
+
+    def search(self, query: Query) -> Sequence[Answer]:
+        """Matches of a query. See ``Index.search``."""
+        return self._index.search(query)
+
+    def instances(self, scope: Scope) -> Sequence[Instance]:
+        """The instances of a resource, at least one. Raises NotFound, or Gone when it was deleted."""
+        found = self._index.instances(scope)
+        if not found:
+            self._raise_absent(scope)
+        return found
+
+    def documents(self, scope: Scope) -> Iterator[Document]:
+        """The instances of a resource with what was derived at ingest, streamed. Raises NotFound or Gone at once."""
+        found = self._index.documents(scope)
+        first = next(found, None)
+        if first is None:
+            self._raise_absent(scope)
+        return _chain(first, found)
+
+    def document(self, scope: Scope) -> Document:
+        """One instance with what was derived at ingest. Raises NotFound or Gone."""
+        return next(self.documents(scope))
+
+    def open(self, instance: Instance) -> StoredDataSet:
+        """The instance's bytes. Raises CorruptObject when the row has no object, which I1 forbids."""
+        try:
+            blob = self._objects.open(instance.key)
+        except NotFound as error:
+            raise CorruptObject("The object of an instance is missing", uid=instance.sop_instance_uid) from error
+        return StoredDataSet(instance, blob)
+
+    def delete(self, scope: Scope) -> Sequence[Instance]:
+        """Take a resource out of the archive; its objects stay until they are collected (R9). Raises NotFound."""
+        removed = self._index.delete(scope)
+        if not removed:
+            self._raise_absent(scope)
+        return removed
+
+    def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """The change feed behind a sequence number (R11)."""
+        return self._index.changes(after, limit)
+
+    def check(self) -> None:
+        """Touch the index, for readiness. Raises StorageUnavailable."""
+        self._index.changes(1 << 62, 1)
+
+    def _raise_absent(self, scope: Scope) -> None:
+        uid = scope.sop_instance_uid or scope.series_instance_uid or scope.study_instance_uid
+        raise (Gone if self._index.is_deleted(scope) else NotFound)(uid=uid)
+
+    def close(self) -> None:
+        """Finish what is queued and let go of index and store."""
+        self._index.close()
+
+
+def _chain(first: Document | None, rest: Iterator[Document]) -> Iterator[Document]:
+    if first is not None:
+        yield first
+    yield from rest
+
+
+def _known_syntax(uid: str) -> TransferSyntax:
+    if not is_uid(uid):
+        raise UnsupportedTransferSyntax("The transfer syntax is missing or malformed")
+    return transfer_syntax(uid)
+
+
+def _identity(data_set: DataSet) -> Identity:
+    """The four UIDs every instance has. Raises InvalidInstance with the tag of the first one that is not one."""
+    sop_instance_uid = checked_uid(data_set.text(_SOP_INSTANCE), _SOP_INSTANCE)
+    return Identity(
+        checked_uid(data_set.text(_STUDY), _STUDY),
+        checked_uid(data_set.text(_SERIES), _SERIES),
+        sop_instance_uid,
+        checked_uid(data_set.text(_SOP_CLASS), _SOP_CLASS),
+    )
+
+
+def _entry(
+    spool: Spool, data_set: DataSet, identity: Identity, syntax: TransferSyntax, source: Source
+) -> tuple[Entry, str]:
+    """Everything the index keeps of an instance, and a warning about its frames. Pure but for a peek at the spool."""
+    buffer, offset = spool.data_set, spool.data_set_offset
+    table, warning = frame_table(data_set, syntax, lambda start, end: bytes(buffer[offset + start : offset + end]))
+    instance = Instance(
+        study_instance_uid=identity.study_instance_uid,
+        series_instance_uid=identity.series_instance_uid,
+        sop_instance_uid=identity.sop_instance_uid,
+        sop_class_uid=identity.sop_class_uid,
+        transfer_syntax_uid=syntax.uid,
+        digest=spool.digest,
+        key=instance_key(
+            identity.study_instance_uid, identity.series_instance_uid, identity.sop_instance_uid, spool.digest
+        ),
+        size_bytes=spool.object_bytes,
+        data_set_offset=len(spool.header),
+        number_of_frames=table.number_of_frames,
+    )
+    metadata = pack_metadata(data_set.json, syntax.uid)
+    return Entry(instance, level_attributes(data_set.json), metadata, table.encoded, data_set.bulk, source), warning
+
+
+def bulk_value(document: Document, path: str) -> BulkValue:
+    """Where a value that metadata refers to lies. Raises NotFound. PS3.18 §10.4.1.1.3"""
+    try:
+        return document.bulk[path]
+    except KeyError as error:
+        raise NotFound("There is no such bulk data") from error
