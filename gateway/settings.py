@@ -98,33 +98,55 @@ class DimseSettings:
     drain_seconds: float = field(
         default=20.0, metadata=_doc("Time that running associations get to finish when the gateway stops.", least=0)
     )
-    maximum_connections: int = field(default=256, metadata=_doc("Most open connections (L1).", least=1))
-    maximum_connections_per_address: int = field(
-        default=32, metadata=_doc("Most open connections from one address (L1).", least=1)
+    connections_maximum: int = field(default=256, metadata=_doc("TCP connections held at once (L1).", least=1))
+    connections_per_address_maximum: int = field(
+        default=32, metadata=_doc("TCP connections held at once from one address (L1).", least=1)
     )
-    maximum_associations: int = field(default=64, metadata=_doc("Most associations at once (L1).", least=1))
-    maximum_associations_per_ae: int = field(
-        default=16, metadata=_doc("Most associations at once from one calling AE title (L1).", least=1)
+    pending_connections_maximum: int = field(
+        default=128, metadata=_doc("Connections that have not yet asked for an association (L1).", least=1)
     )
-    request_step_seconds: float = field(
-        default=10.0, metadata=_doc("Longest wait for the next byte before the association is there (L2).", least=0.1)
+    associations_maximum: int = field(default=64, metadata=_doc("Associations at once (L1).", least=1))
+    associations_per_calling_ae_maximum: int = field(
+        default=16, metadata=_doc("Associations at once of one calling AE title (L1).", least=1)
     )
-    request_seconds: float = field(
-        default=20.0, metadata=_doc("Time from connecting to a whole A-ASSOCIATE-RQ (L2).", least=0.1)
+    tls_handshake_seconds: float = field(
+        default=10.0, metadata=_doc("From connecting to the end of the TLS handshake (L2).", least=0.1)
     )
-    maximum_request_bytes: int = field(default=128 << 10, metadata=_doc("Largest A-ASSOCIATE-RQ PDU (L3).", least=1024))
-    maximum_pdu_bytes: int = field(
-        default=128 << 10,
-        metadata=_doc("P-DATA PDU length that we advertise and enforce (L4).", least=4096, most=1 << 24),
+    associate_seconds: float = field(
+        default=10.0, metadata=_doc("From there to the last byte of the A-ASSOCIATE-RQ (L2).", least=0.1)
     )
-    idle_seconds: float = field(default=60.0, metadata=_doc("Longest pause between two PDUs (L5).", least=0.1))
+    establishment_seconds: float = field(
+        default=20.0, metadata=_doc("From connecting to the last byte of the A-ASSOCIATE-RQ, in all (L2).", least=0.1)
+    )
+    associate_pdu_maximum_bytes: int = field(
+        default=128 << 10, metadata=_doc("Longest A-ASSOCIATE-RQ PDU (L3).", least=1024)
+    )
+    pdu_maximum_bytes: int = field(
+        default=128 << 10, metadata=_doc("Longest P-DATA-TF PDU, announced and enforced (L4).", least=4096)
+    )
+    command_maximum_bytes: int = field(default=64 << 10, metadata=_doc("Longest Command Set.", least=1024))
+    identifier_maximum_bytes: int = field(
+        default=256 << 10, metadata=_doc("Longest Identifier of a query.", least=1024)
+    )
+    idle_seconds: float = field(
+        default=60.0, metadata=_doc("Longest silence between two messages of an association (L5).", least=0.1)
+    )
     minimum_rate_bytes_per_second: int = field(
-        default=4096, metadata=_doc("Slowest C-STORE that is waited for (L5).", least=0)
+        default=4096, metadata=_doc("Slowest pace at which a message that has begun may arrive (L5).", least=0)
     )
     minimum_rate_window_seconds: float = field(
-        default=30.0, metadata=_doc("Time over which that rate is measured (L5).", least=0.1)
+        default=30.0, metadata=_doc("Time over which that pace is measured (L5).", least=0.1)
     )
-    association_seconds: float = field(default=43_200.0, metadata=_doc("Longest life of an association (L5).", least=1))
+    send_seconds: float = field(
+        default=60.0, metadata=_doc("Time a peer may leave what is sent to it unread.", least=0.1)
+    )
+    association_life_seconds: float = field(
+        default=43_200.0, metadata=_doc("Age at which an association is aborted (L5).", least=1)
+    )
+    query_keys_maximum: int = field(default=64, metadata=_doc("Attributes in the Identifier of a query.", least=1))
+    query_answers_maximum: int = field(
+        default=10_000, metadata=_doc("Matches returned for one query; more end it as out of resources.", least=1)
+    )
 
 
 @dataclass(frozen=True, slots=True)

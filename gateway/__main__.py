@@ -1,0 +1,197 @@
+"""Command line: serve, import, settings, version. Reads settings, calls, and turns errors into exit codes.
+
+Exit codes: 0 done; 1 it failed, or some files were refused; 2 usage or settings; 3 another gateway has the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gateway import __version__, app, logs, settings
+from gateway.processes import CannotStart
+from gateway.settings import Loaded, SettingsError
+from storage.errors import GatewayError
+
+_USAGE = 2
+
+
+def _fail(reason: object, exit_code: int) -> NoReturn:
+    click.echo(f"dicomweb-gateway: {reason}", err=True)
+    sys.exit(exit_code)
+
+
+def _load(config: Path | None, flags: Mapping[str, object]) -> Loaded:
+    try:
+        return settings.load(config, {path: value for path, value in flags.items() if value is not None})
+    except SettingsError as error:
+        _fail(error, _USAGE)
+
+
+Command = Callable[..., Any]
+_CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Settings in TOML."
+)
+_DATA = click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder of the archive.  [data]"
+)
+_SERVE_FLAGS = (
+    _CONFIG,
+    _DATA,
+    click.option("--host", metavar="ADDRESS", help="Address to listen on, for HTTP and DIMSE.  [127.0.0.1]"),
+    click.option("--http-port", metavar="PORT", help="Port of DICOMweb and the start page; 0 picks one.  [8080]"),
+    click.option("--dimse-port", metavar="PORT", help="Port of DIMSE; 0 picks one.  [11112]"),
+    click.option("--ae-title", metavar="AE", help="Our AE title.  [GATEWAY]"),
+    click.option("--workers", metavar="N", help="Processes that answer HTTP.  [2]"),
+    click.option(
+        "--insecure-no-auth", is_flag=True, default=None, help="Allow addresses beyond loopback without authentication."
+    ),
+)
+
+
+def _serve_flags(command: Command) -> Command:
+    for flag in reversed(_SERVE_FLAGS):
+        command = flag(command)
+    return command
+
+
+def _flags(
+    *,
+    data: Path | None,
+    host: str | None,
+    http_port: str | None,
+    dimse_port: str | None,
+    ae_title: str | None,
+    workers: str | None,
+    insecure_no_auth: bool | None,
+) -> dict[str, object]:
+    """Flags by the path of their setting."""
+    return {
+        "archive.data": data,
+        "http.host": host,
+        "dimse.host": host,
+        "http.port": http_port,
+        "dimse.port": dimse_port,
+        "dimse.ae_title": ae_title,
+        "http.workers": workers,
+        "http.insecure_no_auth": insecure_no_auth,
+    }
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(version)s")
+def main() -> None:
+    """DICOMweb gateway: DIMSE and STOW-RS in, QIDO-RS and WADO-RS out, one durable archive between.
+
+    Settings come from a TOML file (--config), then from the environment (GATEWAY_HTTP__PORT=8081), then from flags;
+    `dicomweb-gateway settings` shows them all.
+    """
+
+
+@main.command()
+@_serve_flags
+@click.option("--json", "is_json", is_flag=True, help="Say in one line of JSON where the gateway can be reached.")
+def serve(config: Path | None, is_json: bool, **flags: Any) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Standard output says where it can be reached once it is ready; standard error has the log, JSON lines.
+    """
+    values = _load(config, _flags(**flags)).settings
+    logs.configure(values.logs.level, strict=values.logs.strict)
+    try:
+        app.serve(values, lambda places: click.echo(places.json() if is_json else places.text()))
+    except SettingsError as error:
+        _fail(error, _USAGE)
+    except CannotStart as error:
+        _fail(error, error.exit_code)
+    except GatewayError as error:
+        _fail(error.reason, 1)
+
+
+@main.command("import")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@_CONFIG
+@_DATA
+@click.option("--json", "is_json", is_flag=True, help="Report in one line of JSON.")
+def import_(paths: tuple[Path, ...], config: Path | None, data: Path | None, is_json: bool) -> None:
+    """Store DICOM files, and folders of them at any depth; works while the gateway runs.
+
+    A file that is refused is named with the reason, and the next one follows. Exit code 0: all are stored; 1: some
+    are not; 2: usage.
+    """
+    values = _load(config, {"archive.data": data}).settings
+    logs.configure("WARNING", strict=values.logs.strict)
+    logs.guard_process()
+    try:
+        refused = _import(values, paths, is_json=is_json)
+    except GatewayError as error:
+        _fail(error.reason, 1)
+    except OSError as error:
+        _fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
+    sys.exit(1 if refused else 0)
+
+
+def _import(values: settings.Settings, paths: Iterable[Path], *, is_json: bool) -> bool:
+    """Whether some files were refused."""
+    from gateway.importer import find_files, import_files  # noqa: PLC0415 - other commands need no archive
+    from gateway.security.actor import Actor  # noqa: PLC0415 - as above
+
+    counts: Counter[str] = Counter()
+    refused: list[dict[str, str]] = []
+    files = find_files(paths)
+    with (
+        app.open_sessions(values) as sessions,
+        click.progressbar(length=len(files), label="Importing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar,
+    ):
+        for result in import_files(sessions(Actor("operator", "import")), files):
+            counts[result.outcome] += 1
+            bar.update(1)
+            if result.outcome == "refused":
+                refused.append({"path": str(result.path), "reason": result.reason})
+                if not is_json:
+                    click.echo(f"refused  {result.path}: {result.reason}", err=True)
+    if is_json:
+        click.echo(json.dumps({"event": "imported", "files": len(files), **counts, "refusals": refused}))
+    else:
+        click.echo(
+            ", ".join([f"{len(files)} files", *(f"{count} {outcome}" for outcome, count in sorted(counts.items()))])
+        )
+    return bool(refused)
+
+
+@main.command("settings")
+@_serve_flags
+@click.option("--json", "is_json", is_flag=True, help="As one JSON object.")
+@click.option("--markdown", "is_markdown", is_flag=True, help="All settings with defaults, as the README has them.")
+def settings_(config: Path | None, is_json: bool, is_markdown: bool, **flags: Any) -> None:
+    """Show the effective settings and where each comes from."""
+    if is_markdown:
+        click.echo(settings.markdown(), nl=False)
+        return
+    loaded = _load(config, _flags(**flags))
+    rows = [(knob, settings.plain(settings.value_of(loaded.settings, knob))) for knob in settings.knobs()]
+    if is_json:
+        shown = {
+            knob.path: {"value": value, "origin": loaded.origins[knob.path], "doc": knob.doc} for knob, value in rows
+        }
+        click.echo(json.dumps(shown, indent=2))
+        return
+    width = max(len(knob.path) for knob, _ in rows)
+    for knob, value in rows:
+        click.echo(f"{knob.path:<{width}} = {json.dumps(value):<14} # {loaded.origins[knob.path]}")
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(__version__)
+
+
+if __name__ == "__main__":
+    main(prog_name="dicomweb-gateway")

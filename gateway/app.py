@@ -1,0 +1,264 @@
+"""Composition root: what each process of the gateway is made of. The only builder of the archive and of doors.
+
+``serve`` is the parent: it takes the data folder, binds the ports and watches its children. ``run_dimse`` and
+``run_http`` are the children; each imports only the door that it runs (D13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway import __version__, logs, settings
+from gateway.processes import CannotStart, Child, Lifeline, Supervisor, listen, lock_folder
+from gateway.settings import Settings
+from storage.errors import GatewayError
+from storage.spool import sweep
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from gateway.security.actor import Actor
+    from gateway.session import Session
+    from storage.archive import Archive
+
+logger = logging.getLogger("gateway.app")
+
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+OBJECTS_FOLDER = "objects"
+INDEX_FILE = "index.sqlite"
+_MODULE = "gateway.app"
+_STOP_SECONDS = 3.0
+
+
+@contextlib.contextmanager
+def open_archive(values: Settings) -> Iterator[Archive]:
+    """The archive in the data folder, which is made when it is not there. Raises StorageUnavailable."""
+    from storage.archive import Archive
+    from storage.index import open_index
+    from storage.objects import open_object_store
+
+    values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
+    with contextlib.closing(open_index(values.archive.data / INDEX_FILE)) as index:
+        yield Archive(objects, index, maximum_instance_bytes=values.archive.maximum_instance_bytes)
+
+
+@contextlib.contextmanager
+def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
+    """What doors get instead of the archive: a Session for each Actor (D6)."""
+    from gateway.session import Session
+
+    with open_archive(values) as archive:
+        yield partial(Session, archive)
+
+
+# ---------------------------------------------------------------------------------------------------------- children
+
+
+def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish."""
+    from gateway.dimse.limits import DimseLimits
+    from gateway.dimse.server import DimseServer
+
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells everybody; our parent decides
+    named = {
+        row.name: getattr(values.dimse, row.name) for row in fields(DimseLimits) if hasattr(values.dimse, row.name)
+    }
+    limits = DimseLimits(**named, instance_maximum_bytes=values.archive.maximum_instance_bytes)
+    with open_sessions(values) as sessions:
+        server = DimseServer(listener, ae_title=values.dimse.ae_title, limits=limits, sessions=sessions)
+        serving = threading.Thread(target=server.serve, name="dimse")
+        serving.start()
+        ready()
+        while not stopping.wait(1.0):
+            if not serving.is_alive():
+                raise RuntimeError("The DIMSE server has stopped by itself")
+        server.stop(values.dimse.drain_seconds)
+        serving.join(_STOP_SECONDS)
+
+
+def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve DICOMweb, the start page and metrics on ``listener`` until SIGTERM, then let requests finish."""
+    import uvicorn
+
+    from gateway.connections import BoundedHttp
+    from gateway.dicomweb.routes import application
+    from gateway.pixels.pool import Pool
+
+    with open_sessions(values) as sessions, contextlib.closing(Pool(values.pixels)) as pool:
+        config = uvicorn.Config(
+            application(values, sessions, pool),
+            http=partial(BoundedHttp, values.http),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(values.http.trusted_proxies),
+            forwarded_allow_ips=list(values.http.trusted_proxies),
+            timeout_keep_alive=math.ceil(values.http.keep_alive_seconds),
+            timeout_graceful_shutdown=math.ceil(values.http.drain_seconds),
+        )
+        server = uvicorn.Server(config)
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it once more when it has drained
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve_http(server, listener, ready))
+
+
+async def _serve_http(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not (server.started or serving.done()):  # noqa: ASYNC110 - uvicorn tells it by an attribute only
+        await asyncio.sleep(0.005)
+    ready()
+    await serving
+
+
+_CHILDREN = {"dimse": run_dimse, "http": run_http}
+
+
+def main(arguments: list[str]) -> int:
+    """A child: ``KIND LIFELINE LISTENER INHERITED…``, the last three being descriptors. Returns its exit code."""
+    kind, *descriptors = arguments
+    line_fd, listener_fd, *inherited = (int(text) for text in descriptors)
+    for descriptor in (listener_fd, *inherited):
+        os.set_inheritable(descriptor, False)
+    line = Lifeline(line_fd)
+    values = settings.from_json(line.greeting())
+    line.watch()
+    logs.configure(values.logs.level, strict=values.logs.strict)
+    logs.guard_process()
+    try:
+        _CHILDREN[kind](values, socket.socket(fileno=listener_fd), line.ready)
+    except GatewayError as error:
+        line.failed(str(error))
+        logger.critical("process.failed", exc_info=error)
+        return 1
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------ parent
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a gateway that is ready can be reached."""
+
+    start_page: str
+    dicomweb: str
+    metrics: str
+    dimse: str
+    archive: str
+
+    def text(self) -> str:
+        """For people."""
+        rows = [f"  {label:<11}{value}" for label, value in zip(_LABELS, astuple(self), strict=True)]
+        return "\n".join(["The gateway is ready.", *rows, "Stop it with Ctrl-C."])
+
+    def json(self) -> str:
+        """For programs: one line."""
+        return json.dumps({"event": "ready", **asdict(self)})
+
+
+_LABELS = ("Start page", "DICOMweb", "Metrics", "DIMSE", "Archive")
+
+
+def serve(values: Settings, announce: Callable[[Places], None]) -> None:
+    """Run a gateway until SIGTERM or SIGINT; ``announce`` is called once, when all of it serves.
+
+    Call it in the main thread. Raises SettingsError for what is unsafe, CannotStart, StorageUnavailable.
+    """
+    settings.refuse_unsafe(values)
+    data = values.archive.data
+    with contextlib.ExitStack() as held:
+        lock = lock_folder(data)
+        held.callback(os.close, lock)
+        removed = _sweep(data)
+        figures = _figures_folder(data)
+        https = listen(values.http.host, values.http.port, count=values.http.workers)
+        held.callback(_close, https)
+        dimse = listen(values.dimse.host, values.dimse.port)
+        held.callback(_close, dimse)
+        logger.info("gateway.starting", extra={"version": __version__, "count": removed})
+        if values.http.insecure_no_auth:
+            logger.warning("gateway.insecure", extra={"reason": "Anybody who reaches it may read and store"})
+        places = _places(values, https[0], dimse[0])
+        Supervisor(
+            [
+                Child("dimse", ("-m", _MODULE, "dimse"), dimse[0], values.dimse.drain_seconds),
+                *(
+                    Child(f"http-{number}", ("-m", _MODULE, "http"), one, values.http.drain_seconds)
+                    for number, one in enumerate(https, 1)
+                ),
+            ],
+            greeting=settings.to_json(values),
+            environment=settings.child_environment({METRICS_VARIABLE: str(figures)}),
+            keep=[lock],
+            ended=partial(_forget_figures, figures),
+        ).run(lambda: announce(places))
+        logger.info("gateway.stopped")
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def _sweep(data: Path) -> int:
+    """Remove what stores that were cut off have left; returns how many files."""
+    from storage.objects import open_object_store
+
+    return sweep(open_object_store(data / OBJECTS_FOLDER).spool_directory)
+
+
+def _figures_folder(data: Path) -> Path:
+    """An empty folder in which the processes add up their metrics; that of an earlier run is over."""
+    folder = data / "run" / "metrics"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise CannotStart(f"The data folder {data} cannot be written: {error.strerror}") from None
+    return folder.resolve()
+
+
+def _forget_figures(folder: Path, pid: int) -> None:
+    """Take a process that has ended out of the figures that count what is open now."""
+    for path in folder.glob(f"gauge_live*_{pid}.db"):
+        path.unlink(missing_ok=True)
+
+
+def _places(values: Settings, http: socket.socket, dimse: socket.socket) -> Places:
+    base = values.http.public_url.rstrip("/") or f"http://{_address(values.http.host, http)}"
+    return Places(
+        start_page=f"{base}/",
+        dicomweb=f"{base}/dicomweb",
+        metrics=f"{base}/metrics",
+        dimse=f"{values.dimse.ae_title}@{_address(values.dimse.host, dimse)}",
+        archive=str(values.archive.data.resolve()),
+    )
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    return f"[{host}]:{listener.getsockname()[1]}" if ":" in host else f"{host}:{listener.getsockname()[1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

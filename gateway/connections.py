@@ -1,0 +1,116 @@
+"""HTTP connections with deadlines: uvicorn's protocol, which waits for ever for a header or a body, made to give up.
+
+Not the door: nothing here looks at a request. A slow or silent client costs one timer, until its time is over (H1, H2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from gateway.metrics import LIMITS_HIT
+from gateway.settings import HttpSettings
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection. Closed when a header is late or too long, or a body pauses or lasts too long."""
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._settings = settings
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_in_header = True
+        self._header_bytes = 0
+        self._body_started = 0.0
+        self._body_heard = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time of the first header."""
+        super().connection_made(transport)
+        self._arm(self._settings.header_seconds, self._header_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a header; the time of a later header starts with its first byte."""
+        if self._is_in_header:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._is_in_header and self._header_bytes > self._settings.maximum_header_bytes:
+            self.transport.write(_TOO_LARGE)
+            self._give_up("http.maximum_header_bytes")
+        elif self._timer is None and self._is_in_header and self._header_bytes:
+            self._arm(self._settings.header_seconds, self._header_is_late)
+        elif self._timer is None and not self._is_in_header:
+            self._arm(self._settings.body_idle_seconds, self._look_at_body)
+
+    def on_headers_complete(self) -> None:
+        """The header is whole; a body may follow."""
+        self._disarm()
+        self._is_in_header = False
+        self._body_started = self._body_heard = self.loop.time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Note that the body goes on."""
+        self._body_heard = self.loop.time()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole; whatever comes next is another header."""
+        self._disarm()
+        self._is_in_header = True
+        self._header_bytes = 0
+        super().on_message_complete()
+
+    def _look_at_body(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        if self.flow.read_paused:  # it is we who are slow
+            self._body_heard = now
+        if now - self._body_started >= self._settings.body_seconds:
+            self._give_up("http.body_seconds")
+            return
+        left = self._body_heard + self._settings.body_idle_seconds - now
+        if left <= 0:
+            self._give_up("http.body_idle_seconds")
+        else:
+            self._arm(left, self._look_at_body)
+
+    def _header_is_late(self) -> None:
+        self._timer = None
+        self._give_up("http.header_seconds")
+
+    def _give_up(self, limit: str) -> None:
+        LIMITS_HIT.labels(limit).inc()
+        self._disarm()
+        with contextlib.suppress(OSError):
+            self.transport.close()
+
+    def _arm(self, seconds: float, act: Callable[[], None]) -> None:
+        self._timer = self.loop.call_later(seconds, act)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
