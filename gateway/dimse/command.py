@@ -1,0 +1,149 @@
+"""The Command Set: Implicit VR Little Endian elements of group 0000, read and written without a Data Set library.
+
+A command is a few short elements, and each instance has two, so they cost microseconds here. PS3.7 §6.3, Annex E
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+NO_DATA_SET = 0x0101
+RESPONSE = 0x8000
+_DATA_SET_FOLLOWS = 0x0001
+_ELEMENT = struct.Struct("<HHI")
+_MAXIMUM_ELEMENTS = 64
+
+
+class Field(enum.IntEnum):
+    """Command Field of the requests this door understands. PS3.7 §E.1"""
+
+    C_STORE = 0x0001
+    C_FIND = 0x0020
+    C_ECHO = 0x0030
+    C_CANCEL = 0x0FFF
+
+
+class Element(enum.IntEnum):
+    """Element numbers of group 0000. PS3.7 Table E.1-1"""
+
+    GROUP_LENGTH = 0x0000
+    AFFECTED_SOP_CLASS_UID = 0x0002
+    COMMAND_FIELD = 0x0100
+    MESSAGE_ID = 0x0110
+    MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
+    COMMAND_DATA_SET_TYPE = 0x0800
+    STATUS = 0x0900
+    OFFENDING_ELEMENT = 0x0901
+    ERROR_COMMENT = 0x0902
+    AFFECTED_SOP_INSTANCE_UID = 0x1000
+
+
+class MalformedCommandError(ValueError):
+    """The bytes are not a Command Set, or an element that every command needs is missing or of the wrong length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A Command Set as received: the raw value of each element of group 0000, by element number."""
+
+    elements: Mapping[int, bytes]
+
+    def number(self, element: Element) -> int:
+        """A value of VR US. Raises MalformedCommandError when it is missing."""
+        value = self.elements.get(element, b"")
+        if len(value) != 2:
+            raise MalformedCommandError
+        return value[0] | value[1] << 8
+
+    def text(self, element: Element) -> str:
+        """A value of VR UI or LO without padding; empty when missing. Bytes that are no ASCII become U+FFFD."""
+        return self.elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
+
+    @property
+    def has_data_set(self) -> bool:
+        """Whether a Data Set follows. Raises MalformedCommandError. PS3.7 Table E.1-1"""
+        return self.number(Element.COMMAND_DATA_SET_TYPE) != NO_DATA_SET
+
+
+def decode(encoded: bytes) -> Command:
+    """Read a Command Set. Raises MalformedCommandError for anything but even-length elements of group 0000, once each.
+
+    Order is not checked, as old modalities write their own.
+    """
+    elements: dict[int, bytes] = {}
+    at, end = 0, len(encoded)
+    while at < end:
+        if end - at < 8 or len(elements) >= _MAXIMUM_ELEMENTS:
+            raise MalformedCommandError
+        group, element, length = _ELEMENT.unpack_from(encoded, at)
+        at += 8
+        if group != 0 or length & 1 or length > end - at or element in elements:
+            raise MalformedCommandError
+        elements[element] = encoded[at : at + length]
+        at += length
+    if not elements:
+        raise MalformedCommandError
+    return Command(elements)
+
+
+def encode(elements: Mapping[int, int | str | bytes]) -> bytes:
+    """Write a Command Set with its group length: numbers as US, text as ASCII padded to even length, bytes as they are.
+
+    Elements must be given in ascending order. PS3.7 §6.3.1
+    """
+    parts: list[bytes] = []
+    for element, value in elements.items():
+        if isinstance(value, int):
+            raw = value.to_bytes(2, "little")
+        elif isinstance(value, str):
+            raw = value.encode("ascii", "replace")
+            raw += (b"\0" if element in _UIDS else b" ") * (len(raw) & 1)
+        else:
+            raw = value
+        parts.append(_ELEMENT.pack(0, element, len(raw)) + raw)
+    body = b"".join(parts)
+    return _ELEMENT.pack(0, Element.GROUP_LENGTH, 4) + len(body).to_bytes(4, "little") + body
+
+
+_UIDS = frozenset((Element.AFFECTED_SOP_CLASS_UID, Element.AFFECTED_SOP_INSTANCE_UID))
+
+
+def response(
+    request: Command,
+    status: int,
+    *,
+    has_data_set: bool = False,
+    offending_element: int | None = None,
+    comment: str = "",
+) -> bytes:
+    """The encoded response to ``request``, with the UIDs of the request.
+
+    offending_element: a tag. comment: ASCII, at most 64 characters, a constant. UIDs of the request that are not
+    ASCII digits and dots are left out, so that nothing hostile is sent back. PS3.7 §9.3
+    """
+    elements: dict[int, int | str | bytes] = {}
+    for element, value in (
+        (Element.AFFECTED_SOP_CLASS_UID, request.text(Element.AFFECTED_SOP_CLASS_UID)),
+        (Element.COMMAND_FIELD, request.number(Element.COMMAND_FIELD) | RESPONSE),
+        (Element.MESSAGE_ID_BEING_RESPONDED_TO, request.number(Element.MESSAGE_ID)),
+        (Element.COMMAND_DATA_SET_TYPE, _DATA_SET_FOLLOWS if has_data_set else NO_DATA_SET),
+        (Element.STATUS, status),
+        (Element.OFFENDING_ELEMENT, _tag(offending_element)),
+        (Element.ERROR_COMMENT, comment[:64]),
+        (Element.AFFECTED_SOP_INSTANCE_UID, request.text(Element.AFFECTED_SOP_INSTANCE_UID)),
+    ):
+        if value in ("", b"") or (element in _UIDS and not _is_echoed(str(value))):
+            continue
+        elements[element] = value
+    return encode(elements)
+
+
+def _tag(tag: int | None) -> bytes:
+    return b"" if tag is None else struct.pack("<HH", tag >> 16, tag & 0xFFFF)
+
+
+def _is_echoed(uid: str) -> bool:
+    return len(uid) <= 64 and uid.replace(".", "").isdigit() and uid.isascii()

@@ -1,0 +1,125 @@
+"""The presentation contexts this door accepts, as a table, and the pure negotiation over it. PS3.8 §7.1.1.13, D10."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+
+from storage.uids import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TRANSFER_SYNTAXES,
+    is_uid,
+)
+
+VERIFICATION = "1.2.840.10008.1.1"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+ACCEPTED = 0
+ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
+TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
+
+
+class Service(enum.Enum):
+    """What a presentation context is for."""
+
+    VERIFICATION = "Verification"
+    STORAGE = "Storage"
+    QUERY = "Query/Retrieve - FIND"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """One presentation context as a requestor proposes it; transfer syntaxes in the order it prefers."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """An accepted presentation context."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax: str
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one proposal; ``context`` only when it was accepted. PS3.8 Table 9-18"""
+
+    context_id: int
+    reason: int
+    transfer_syntax: str
+    context: Context | None = None
+
+
+_PLAIN = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN))
+_EVERY = frozenset(TRANSFER_SYNTAXES)
+
+SERVICES = {VERIFICATION: Service.VERIFICATION, STUDY_ROOT_FIND: Service.QUERY}
+"""Abstract syntaxes that are not Storage. Every other SOP Class this door takes is one of Storage."""
+
+SYNTAXES = {Service.VERIFICATION: _PLAIN, Service.QUERY: _PLAIN, Service.STORAGE: _EVERY}
+"""Transfer syntaxes taken for each service; instances are kept in the one they came in."""
+
+_WITHOUT_PATIENT = frozenset(
+    (
+        "1.2.840.10008.1.3.10",  # Media Storage Directory: not exchanged by C-STORE
+        "1.2.840.10008.1.20.1",  # Storage Commitment Push Model
+        "1.2.840.10008.1.20.2",  # Storage Commitment Pull Model
+        "1.2.840.10008.5.1.4.1.1.200.1",  # CT Defined Procedure Protocol
+        "1.2.840.10008.5.1.4.1.1.200.3",  # Protocol Approval
+        "1.2.840.10008.5.1.4.1.1.200.7",  # XA Defined Procedure Protocol
+        "1.2.840.10008.5.1.4.1.1.201.1",  # Inventory
+        "1.2.840.10008.5.1.4.38.1",  # Hanging Protocol
+        "1.2.840.10008.5.1.4.39.1",  # Color Palette
+        "1.2.840.10008.5.1.4.43.1",  # Generic Implant Template
+        "1.2.840.10008.5.1.4.44.1",  # Implant Assembly Template
+        "1.2.840.10008.5.1.4.45.1",  # Implant Template Group
+    )
+)
+
+
+def service_of(abstract_syntax: str) -> Service | None:
+    """The service an abstract syntax belongs to here, None when it is refused.
+
+    Storage are the standard Storage SOP Classes of the composite information model, retired ones too, and every UID
+    the standard does not know: private classes and later ones (ST10). Objects without a patient have no study to be
+    kept in.
+    """
+    named = SERVICES.get(abstract_syntax)
+    if named is not None:
+        return named
+    if not is_uid(abstract_syntax) or abstract_syntax in _WITHOUT_PATIENT:
+        return None
+    uid = UID(abstract_syntax)
+    kind = uid.type
+    is_storage = not kind or (kind == "SOP Class" and "Storage" in uid.name)
+    return Service.STORAGE if is_storage else None
+
+
+def negotiate(proposals: Iterable[Proposed]) -> tuple[Result, ...]:
+    """Answer each proposal, accepting the first of the sender's transfer syntaxes that is known here.
+
+    The sender lists first what it has, so that nothing is decoded or recompressed on its side (ST10).
+    """
+    return tuple(_answer(proposed) for proposed in proposals)
+
+
+def _answer(proposed: Proposed) -> Result:
+    service = service_of(proposed.abstract_syntax)
+    if service is None:
+        return Result(proposed.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, proposed.transfer_syntaxes[0])
+    taken = SYNTAXES[service]
+    for syntax in proposed.transfer_syntaxes:
+        if syntax in taken:
+            context = Context(proposed.context_id, proposed.abstract_syntax, syntax, service)
+            return Result(proposed.context_id, ACCEPTED, syntax, context)
+    return Result(proposed.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, proposed.transfer_syntaxes[0])
