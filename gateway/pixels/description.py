@@ -1,0 +1,367 @@
+"""PixelDescription: what the metadata of an instance says about the pixels of one of its frames.
+
+Pure. It never sees the frame itself and promises that every number it holds has been checked, so that decoders and
+lookup tables need not. PS3.3 §C.7.6.3, §C.7.6.16, §C.11.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.pixels.options import VoiFunction, Window
+from storage.errors import NotFound, TooLarge, Undecodable
+from storage.model import JsonElement
+
+MAXIMUM_FRAME_PIXELS = 100_000_000  # L12
+MAXIMUM_LUT_ENTRIES = 65_536
+
+DataSet = Mapping[str, JsonElement]
+
+
+class PixelKind(enum.Enum):
+    """Which element holds the pixels. PS3.3 §C.7.6.24"""
+
+    INTEGER = "7FE00010"
+    FLOAT = "7FE00008"
+    DOUBLE = "7FE00009"
+
+
+@dataclass(frozen=True, slots=True)
+class Lut:
+    """A lookup table: ``first`` is the input mapped to the first entry; inputs beyond an end take that end's entry.
+
+    entries: unsigned 16-bit little endian. bits: 1 to 16, enough for the largest entry. PS3.3 §C.11.1.1
+    """
+
+    first: int
+    bits: int
+    entries: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PixelDescription:
+    """The Image Pixel Module of one frame, with the transformations to be applied for display.
+
+    padding: lowest and highest stored value that is not part of the image, inclusive. windows: those of the frame,
+    in the order of the object. pixel_aspect: height of one pixel divided by its width. is_word_data: the pixels are
+    OW, which in big endian swaps the bytes of every pair. is_inverted: the lowest value is to be shown white.
+    """
+
+    transfer_syntax_uid: str
+    frame_number: int
+    number_of_frames: int
+    kind: PixelKind
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    photometric_interpretation: str
+    planar_configuration: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    pixel_representation: int
+    is_word_data: bool
+    padding: tuple[float, float] | None
+    rescale_slope: float
+    rescale_intercept: float
+    modality_lut: Lut | None
+    voi_lut: Lut | None
+    windows: tuple[Window, ...]
+    is_inverted: bool
+    palette: tuple[Lut, Lut, Lut] | None
+    pixel_aspect: float
+    burned_in_annotation: bool
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the frame."""
+        return self.rows * self.columns
+
+    @property
+    def is_monochrome(self) -> bool:
+        """Whether the values are grey; then modality and VOI transformations apply."""
+        return self.photometric_interpretation in {"MONOCHROME1", "MONOCHROME2"}
+
+    @classmethod
+    def of(cls, metadata: DataSet, transfer_syntax_uid: str, frame_number: int) -> PixelDescription:
+        """What ``metadata`` (DICOM JSON Model, by eight-digit tag) says about frame ``frame_number``, from 1.
+
+        A per-frame functional group goes before a shared one, and that before the top level.
+        Raises NotFound when the instance has no pixels or no such frame, TooLarge beyond the pixel limit, and
+        Undecodable when an attribute is missing or contradicts another. PS3.3 §C.7.6.3, §C.7.6.16
+        """
+        if not has_pixels(metadata):
+            raise NotFound("The instance has no pixels")
+        number_of_frames = _integer(metadata, "00280008", 1, minimum=1, maximum=2**31 - 1)
+        if not 1 <= frame_number <= number_of_frames:
+            raise NotFound("The instance has no such frame")
+        kind = next((kind for kind in PixelKind if kind.value in metadata), PixelKind.INTEGER)
+        rows = _integer(metadata, "00280010", minimum=1, maximum=65_535)
+        columns = _integer(metadata, "00280011", minimum=1, maximum=65_535)
+        if rows * columns > MAXIMUM_FRAME_PIXELS:
+            raise TooLarge("The frame has too many pixels")
+        samples = _integer(metadata, "00280002", 1, minimum=1, maximum=4)
+        photometric = _photometric_interpretation(metadata, samples)
+        bits_allocated, bits_stored, high_bit = _bits(metadata, kind)
+        signed = _integer(metadata, "00280103", 0, minimum=0, maximum=1) if kind is PixelKind.INTEGER else 1
+        groups = tuple(_functional_groups(metadata, frame_number))
+        slope, intercept, modality_lut = _modality(groups, signed=bool(signed))
+        voi_lut, windows = _voi(groups)
+        return cls(
+            transfer_syntax_uid=transfer_syntax_uid,
+            frame_number=frame_number,
+            number_of_frames=number_of_frames,
+            kind=kind,
+            rows=rows,
+            columns=columns,
+            samples_per_pixel=samples,
+            photometric_interpretation=photometric,
+            planar_configuration=_integer(metadata, "00280006", 0, minimum=0, maximum=1) if samples > 1 else 0,
+            bits_allocated=bits_allocated,
+            bits_stored=bits_stored,
+            high_bit=high_bit,
+            pixel_representation=signed,
+            is_word_data=_vr(metadata, kind.value) == "OW",
+            padding=_padding(metadata, kind, bits_allocated, signed=bool(signed)),
+            rescale_slope=slope,
+            rescale_intercept=intercept,
+            modality_lut=modality_lut,
+            voi_lut=voi_lut,
+            windows=windows,
+            is_inverted=photometric == "MONOCHROME1" or _text(metadata, "20500020") == "INVERSE",
+            palette=_palette(metadata, signed=bool(signed)) if photometric == "PALETTE COLOR" else None,
+            pixel_aspect=_pixel_aspect(metadata, groups),
+            burned_in_annotation=has_burned_in_annotation(metadata),
+        )
+
+
+def has_pixels(metadata: DataSet) -> bool:
+    """Whether the instance is an image. Rows is Type 1 in every image, and in nothing else. PS3.3 §C.7.6.3"""
+    return "00280010" in metadata
+
+
+def has_burned_in_annotation(metadata: DataSet) -> bool:
+    """Whether the object says that its pixels show who the patient is. PS3.3 §C.7.6.1.1.1"""
+    return _text(metadata, "00280301") == "YES"
+
+
+# One element of the DICOM JSON Model. PS3.18 §F.2
+
+
+def _element(data_set: DataSet, tag: str) -> DataSet:
+    element = data_set.get(tag)
+    return element if isinstance(element, Mapping) else {}
+
+
+def _vr(data_set: DataSet, tag: str) -> str:
+    return str(_element(data_set, tag).get("vr", ""))
+
+
+def _values(data_set: DataSet, tag: str) -> Sequence[JsonElement]:
+    values = _element(data_set, tag).get("Value")
+    return values if isinstance(values, list) else ()
+
+
+def _text(data_set: DataSet, tag: str) -> str:
+    values = _values(data_set, tag)
+    return values[0].strip() if values and isinstance(values[0], str) else ""
+
+
+def _integer(data_set: DataSet, tag: str, default: int | None = None, *, minimum: int, maximum: int) -> int:
+    """The first value of ``tag``. Raises Undecodable when it is no integer of the range, or missing without default."""
+    values = _values(data_set, tag)
+    if not values or values[0] is None:
+        if default is None:
+            raise Undecodable("An attribute that describes the pixels is missing", tag=tag)
+        return default
+    try:
+        value = int(values[0])
+    except (TypeError, ValueError, OverflowError):
+        raise Undecodable("An attribute that describes the pixels is malformed", tag=tag) from None
+    if not minimum <= value <= maximum:
+        raise Undecodable("An attribute that describes the pixels is out of range", tag=tag)
+    return value
+
+
+def _numbers(data_set: DataSet, tag: str) -> list[float]:
+    """The values of ``tag``; an empty list when one of them is no finite number, as display can go on without."""
+    try:
+        numbers = [float(value) for value in _values(data_set, tag)]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return numbers if all(math.isfinite(number) for number in numbers) else []
+
+
+def _items(data_set: DataSet, tag: str) -> Sequence[DataSet]:
+    return [item for item in _values(data_set, tag) if isinstance(item, Mapping)]
+
+
+def _words(data_set: DataSet, tag: str) -> bytes:
+    """The bytes of a table that is kept inline or as a list of numbers, little endian."""
+    element = _element(data_set, tag)
+    inline = element.get("InlineBinary")
+    if isinstance(inline, str):
+        try:
+            return base64.b64decode(inline, validate=True)
+        except binascii.Error:
+            raise Undecodable("A lookup table is malformed", tag=tag) from None
+    values = _values(data_set, tag)
+    if not values or len(values) > MAXIMUM_LUT_ENTRIES:
+        reason = "A lookup table is kept apart from the metadata" if "BulkDataURI" in element else ""
+        raise Undecodable(reason or "A lookup table is missing or malformed", tag=tag)
+    try:
+        return struct.pack(f"<{len(values)}H", *[int(value) & 0xFFFF for value in values])
+    except (TypeError, ValueError):
+        raise Undecodable("A lookup table is malformed", tag=tag) from None
+
+
+# The Image Pixel Module. PS3.3 §C.7.6.3
+
+_SAMPLES = {
+    "MONOCHROME1": 1,
+    "MONOCHROME2": 1,
+    "PALETTE COLOR": 1,
+    "RGB": 3,
+    "YBR_FULL": 3,
+    "YBR_FULL_422": 3,
+    "YBR_ICT": 3,
+    "YBR_RCT": 3,
+}
+
+
+def _photometric_interpretation(metadata: DataSet, samples: int) -> str:
+    text = _text(metadata, "00280004") or ("RGB" if samples == 3 else "MONOCHROME2")
+    if text not in _SAMPLES:
+        raise Undecodable("The photometric interpretation is not supported", tag="00280004")
+    if _SAMPLES[text] != samples:
+        raise Undecodable("Samples per Pixel contradicts the photometric interpretation", tag="00280002")
+    return text
+
+
+_ALLOCATED = {PixelKind.INTEGER: (1, 8, 16, 32), PixelKind.FLOAT: (32,), PixelKind.DOUBLE: (64,)}
+
+
+def _bits(metadata: DataSet, kind: PixelKind) -> tuple[int, int, int]:
+    """Bits Allocated, Bits Stored and High Bit; the last two are the natural ones where they cannot be true."""
+    allocated = _integer(metadata, "00280100", minimum=1, maximum=64)
+    if allocated not in _ALLOCATED[kind]:
+        raise Undecodable("This number of bits per pixel is not supported", tag="00280100")
+    stored = _integer(metadata, "00280101", allocated, minimum=1, maximum=allocated)
+    high_bit = _integer(metadata, "00280102", stored - 1, minimum=0, maximum=255)
+    return allocated, stored, high_bit if stored - 1 <= high_bit < allocated else stored - 1
+
+
+def _padding(metadata: DataSet, kind: PixelKind, bits: int, *, signed: bool) -> tuple[float, float] | None:
+    """Pixel Padding Value up to Pixel Padding Range Limit, in either order. PS3.3 §C.7.5.1.1.2"""
+    tags = ("00280120", "00280121") if kind is PixelKind.INTEGER else ("00280122", "00280124")
+    ends = [number for tag in tags for number in _numbers(metadata, tag)[:1]]
+    if not ends or not _numbers(metadata, tags[0]):
+        return None
+    if kind is PixelKind.INTEGER:
+        ends = [float(_in_range(int(end), bits, signed=signed)) for end in ends]
+    return min(ends), max(ends)
+
+
+def _in_range(value: int, bits: int, *, signed: bool) -> int:
+    """A value which some senders write with the other signedness than their pixels."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if signed and value >> (bits - 1) else value
+
+
+def _pixel_aspect(metadata: DataSet, groups: Sequence[DataSet]) -> float:
+    """Height divided by width of one pixel; 1 where unknown or beyond 1:20, which is no picture of anything.
+
+    Pixel Aspect Ratio is only there when no spacing is. PS3.3 §C.7.6.3.1.7, §10.7.1.3
+    """
+    measures = [item for group in groups for item in _items(group, "00289110")]
+    spacings = [_numbers(data_set, "00280030") for data_set in (*measures, metadata)]
+    spacings += [_numbers(metadata, tag) for tag in ("00181164", "00182010", "00280034")]
+    pair = next((pair for pair in spacings if len(pair) == 2 and min(pair) > 0), [1.0, 1.0])
+    aspect = pair[0] / pair[1]
+    return aspect if 0.05 <= aspect <= 20 and abs(aspect - 1) > 0.005 else 1.0
+
+
+# Functional groups and the transformations for display. PS3.3 §C.7.6.16, §C.11
+
+
+def _functional_groups(metadata: DataSet, frame_number: int) -> Iterator[DataSet]:
+    """Where a transformation may stand, the strongest place first; the top level is the last one."""
+    per_frame = _values(metadata, "52009230")
+    if frame_number <= len(per_frame) and isinstance(per_frame[frame_number - 1], Mapping):
+        yield per_frame[frame_number - 1]
+    yield from _items(metadata, "52009229")[:1]
+    yield metadata
+
+
+def _modality(groups: Sequence[DataSet], *, signed: bool) -> tuple[float, float, Lut | None]:
+    """Slope, intercept and Modality LUT, which stands instead of them. PS3.3 §C.11.1, §C.7.6.16.2.9"""
+    for data_set in (*[item for group in groups for item in _items(group, "00289145")[:1]], groups[-1]):
+        tables = _items(data_set, "00283000")
+        if tables:
+            return 1.0, 0.0, _lut(tables[0], "00283002", "00283006", signed=signed)
+        slope, intercept = _numbers(data_set, "00281053"), _numbers(data_set, "00281052")
+        if slope or intercept:
+            # A slope of 0 would make one grey of the image; peers that write it mean "none".
+            return (slope[0] if slope and slope[0] else 1.0), (intercept[0] if intercept else 0.0), None
+    return 1.0, 0.0, None
+
+
+def _voi(groups: Sequence[DataSet]) -> tuple[Lut | None, tuple[Window, ...]]:
+    """The first VOI LUT and all windows of the strongest place that has either. PS3.3 §C.11.2, §C.7.6.16.2.10"""
+    for data_set in (*[item for group in groups for item in _items(group, "00289132")[:1]], groups[-1]):
+        tables = _items(data_set, "00283010")
+        lut = _lut(tables[0], "00283002", "00283006", signed=None) if tables else None
+        windows = _windows(data_set)
+        if lut or windows:
+            return lut, windows
+    return None, ()
+
+
+def _windows(data_set: DataSet) -> tuple[Window, ...]:
+    """The windows that can be shown: a LINEAR width below 1 is taken as LINEAR_EXACT, 0 or less not at all."""
+    function = VoiFunction.__members__.get(_text(data_set, "00281056"), VoiFunction.LINEAR)
+    centers, widths = _numbers(data_set, "00281050"), _numbers(data_set, "00281051")
+    return tuple(
+        Window(center, width, VoiFunction.LINEAR_EXACT if function is VoiFunction.LINEAR and width < 1 else function)
+        for center, width in zip(centers, widths, strict=False)
+        if width > 0
+    )
+
+
+def _lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool | None) -> Lut:
+    """A table from its descriptor and data.
+
+    signed: whether its input is; None when only the Value Representation of the descriptor can tell.
+    The data may hold one entry per word, or two 8-bit entries per word. PS3.3 §C.11.1.1, §C.7.6.3.1.5
+    """
+    descriptor = _numbers(data_set, descriptor_tag)
+    if len(descriptor) != 3:
+        raise Undecodable("A lookup table is malformed", tag=descriptor_tag)
+    count, first, bits = (int(number) for number in descriptor)
+    count = (count & 0xFFFF) or MAXIMUM_LUT_ENTRIES
+    if signed is not None:
+        first = _in_range(first, 16, signed=signed)
+    data = _words(data_set, data_tag)
+    if len(data) < count:
+        raise Undecodable("A lookup table is shorter than its descriptor says", tag=data_tag)
+    entries = bytearray(2 * count)
+    if len(data) >= 2 * count:
+        entries[:] = data[: 2 * count]
+    else:
+        entries[::2] = data[:count]
+    largest = max(struct.unpack(f"<{count}H", entries))
+    return Lut(first, max(min(bits, 16), largest.bit_length()), bytes(entries))
+
+
+def _palette(metadata: DataSet, *, signed: bool) -> tuple[Lut, Lut, Lut]:
+    """The Palette Color Lookup Table Module. PS3.3 §C.7.9"""
+    if "00281221" in metadata:
+        raise Undecodable("Segmented palettes are not supported", tag="00281221")
+    red, green, blue = (_lut(metadata, f"0028110{n}", f"0028120{n}", signed=signed) for n in (1, 2, 3))
+    return red, green, blue

@@ -1,0 +1,215 @@
+"""RenderPool: rendering in worker processes, with limits on processes, time, memory and queue.
+
+What a stranger's frame does to a decoder - crash, hang, eat memory - it does to one worker and one request. The pool
+itself imports no decoder. L12, H15, H16.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+from gateway.pixels.options import RenderOptions
+from gateway.pixels.protocol import CLASSES, OK, READY, receive_answer, request_of, send_request
+from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
+
+_START_SECONDS = 30.0
+_ROOT = Path(__file__).resolve().parents[2]
+# Nothing of our own environment: no secret of it reaches a decoder. One thread each, as the pool is the parallelism
+# and every further one reserves memory.
+_ENVIRONMENT = {
+    "PYTHONPATH": str(_ROOT),
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPJ_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+class RenderPool:
+    """Renders frames in up to ``workers`` processes, which start when they are first needed.
+
+    seconds: wall and processor time of one request. memory_bytes: what one request may allocate. queue: requests that
+    may wait for a worker. restarts: workers that had to be replaced so far. Safe to use from any thread; ``render``
+    blocks. Close it when done, or use it as a context.
+    """
+
+    def __init__(
+        self, workers: int = 2, *, seconds: float = 15.0, memory_bytes: int = 1 << 30, queue: int = 64
+    ) -> None:
+        self.restarts = 0
+        self._workers = workers
+        self._seconds = seconds
+        self._memory_bytes = memory_bytes
+        self._queue = queue
+        self._changed = threading.Condition()
+        self._idle: list[_Worker] = []
+        self._alive: set[_Worker] = set()
+        self._busy = 0
+        self._waiting = 0
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def render(
+        self, metadata_json: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+    ) -> bytes:
+        """The picture of one frame, as ``gateway.pixels.render.render`` makes it, and its errors.
+
+        Raises besides: Undecodable when the worker fails or takes too long, TooLarge beyond the memory, Overloaded
+        when the queue is full, when no worker gets free in time or when the pool is closed.
+        """
+        parts = request_of(metadata_json, transfer_syntax_uid, frame_number, frame, options)
+        if sum(map(len, parts)) > self._memory_bytes // 2:
+            raise TooLarge("The frame needs more memory than a picture may take")
+        self._enter()
+        try:
+            worker = self._worker()
+            try:
+                status, payload = worker.ask(parts, self._seconds)
+            except BaseException:
+                self._replace(worker)
+                raise
+            with self._changed:
+                self._idle.append(worker)
+        finally:
+            self._leave()
+        if status == OK:
+            return payload
+        raise CLASSES.get(status, Undecodable)(payload.decode("ascii", "replace"))
+
+    def close(self) -> None:
+        """End all workers, also busy ones, whose requests then fail; later requests raise Overloaded."""
+        with self._changed:
+            self._closed = True
+            workers, self._idle = list(self._alive), []
+            self._changed.notify_all()
+        for worker in workers:
+            worker.end()
+
+    def _enter(self) -> None:
+        """Take one of the places, waiting for it in the bounded queue."""
+        with self._changed:
+            if self._busy >= self._workers:
+                if self._waiting >= self._queue:
+                    raise Overloaded("Too many pictures are asked for at once")
+                self._waiting += 1
+                try:
+                    self._changed.wait_for(lambda: self._busy < self._workers or self._closed, self._seconds)
+                finally:
+                    self._waiting -= 1
+            if self._closed:
+                raise Overloaded("The server is stopping")
+            if self._busy >= self._workers:
+                raise Overloaded("No worker was free in time")
+            self._busy += 1
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify()
+
+    def _worker(self) -> _Worker:
+        """An idle worker that lives, or a new one."""
+        while True:
+            with self._changed:
+                worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                return self._started()
+            if worker.is_alive():
+                return worker
+            self._replace(worker)
+
+    def _started(self) -> _Worker:
+        worker = _Worker(self._seconds, self._memory_bytes)
+        with self._changed:
+            self._alive.add(worker)
+            closed = self._closed
+        try:
+            if closed:
+                raise Overloaded("The server is stopping")
+            worker.wait_until_ready()
+        except GatewayError:
+            self._replace(worker)
+            raise
+        return worker
+
+    def _replace(self, worker: _Worker) -> None:
+        """End a worker; the next request that finds none idle starts another."""
+        worker.end()
+        with self._changed:
+            self._alive.discard(worker)
+            self.restarts += not self._closed
+
+
+class _Worker:
+    """One process and the socket to it. Used by one thread at a time, save ``end``."""
+
+    def __init__(self, seconds: float, memory_bytes: int) -> None:
+        self._connection, theirs = socket.socketpair()
+        command = [sys.executable, "-s", "-P", "-m", "gateway.pixels.worker", str(seconds), str(memory_bytes)]
+        with theirs:
+            try:
+                self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd=_ROOT,
+                    env=_ENVIRONMENT,
+                    start_new_session=True,  # the keyboard's interrupt is for the supervisor
+                )
+            except OSError:
+                self._connection.close()
+                raise Overloaded("No worker could be started") from None
+
+    def wait_until_ready(self) -> None:
+        """Raises Overloaded when the process does not come up."""
+        try:
+            answer = receive_answer(self._connection, time.monotonic() + _START_SECONDS)
+        except OSError:
+            answer = None
+        if answer != (READY, b""):
+            raise Overloaded("No worker could be started")
+
+    def is_alive(self) -> bool:
+        """Whether the process is there; one that was killed while idle is not."""
+        return self.process.poll() is None
+
+    def ask(self, parts: tuple[bytes, bytes, bytes], seconds: float) -> tuple[int, bytes]:
+        """Status and payload. Raises Undecodable when there is no answer; the worker is then of no more use."""
+        deadline = time.monotonic() + seconds
+        try:
+            send_request(self._connection, parts, deadline)
+            answer = receive_answer(self._connection, deadline)
+        except TimeoutError:
+            raise Undecodable("The frame takes too long to decode") from None
+        except OSError:
+            answer = None
+        if answer is None:
+            if self._ended_by() == -signal.SIGXCPU:
+                raise Undecodable("The frame takes too long to decode")
+            raise Undecodable("The decoder failed on this frame")
+        return answer
+
+    def _ended_by(self) -> int | None:
+        try:
+            return self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def end(self) -> None:
+        """Kill the process and wait for it."""
+        self.process.kill()
+        self.process.wait()
+        self._connection.close()

@@ -1,0 +1,106 @@
+"""A frame becomes a picture: decode, modality, VOI, polarity or palette, region, scale, encode - in this order.
+
+Never draws annotation or overlays. Pure and bounded by the limits of ``description`` and ``options``; to be run in
+``pool``, as it decodes what strangers sent. PS3.4 §N.2, PS3.18 §8.3.5.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from gateway.pixels.decode import decode
+from gateway.pixels.description import DataSet, PixelDescription, has_burned_in_annotation, has_pixels
+from gateway.pixels.icons import Icon, encode, icon, icon_kind
+from gateway.pixels.luts import colour, grey, palette_colour
+from gateway.pixels.native import Pixels
+from gateway.pixels.options import (
+    MAXIMUM_OUTPUT_SIDE_PIXELS,
+    THUMBNAIL_SIDE_PIXELS,
+    Region,
+    RenderOptions,
+    Viewport,
+    Window,
+)
+from storage.errors import BadRequest
+
+__all__ = ["RenderOptions", "Viewport", "Window", "render"]
+
+_REDUCING_GAP = 3.0  # Pillow's own advice for a result that looks like the filter's
+
+
+def render(
+    metadata: DataSet, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+) -> bytes:
+    """The frame as JPEG, PNG or GIF of 8 bits per sample.
+
+    Square pixels: those of another shape are stretched along their longer side. A thumbnail of an object that is no
+    image, or that says its pixels show the patient's identity, is an icon. Raises NotFound for no image or no such
+    frame, TooLarge, Undecodable, and BadRequest for a region outside the image.
+    """
+    if options.is_thumbnail and has_burned_in_annotation(metadata):
+        return icon(Icon.HIDDEN, options)
+    if options.is_thumbnail and not has_pixels(metadata):
+        return icon(icon_kind(metadata), options)
+    description = PixelDescription.of(metadata, transfer_syntax_uid, frame_number)
+    box = _region(description, options)
+    shown = display(description, decode(description, frame), options.window)
+    return encode(_fitted(Image.fromarray(shown), description, options, box), options)
+
+
+def display(description: PixelDescription, values: Pixels, window: Window | None = None) -> Pixels:
+    """The decoded frame as it is to be seen: (rows, columns) of greys or (rows, columns, 3) of RGB, 8 bits."""
+    if description.palette is not None:
+        return palette_colour(values, description.palette)
+    if description.is_monochrome:
+        return grey(values, description, window)
+    return colour(values, description.bits_stored)
+
+
+def _region(description: PixelDescription, options: RenderOptions) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of what is shown, in source pixels. PS3.18 §8.3.5.1.3"""
+    region = (options.viewport and options.viewport.region) or Region()
+    width = description.columns - region.x if region.width is None else abs(region.width)
+    height = description.rows - region.y if region.height is None else abs(region.height)
+    right, bottom = region.x + width, region.y + height
+    if width <= 0 or height <= 0 or right > description.columns or bottom > description.rows:
+        raise BadRequest("The region of the parameter viewport lies outside the image")
+    return region.x, region.y, right, bottom
+
+
+def _fitted(
+    image: Image.Image, description: PixelDescription, options: RenderOptions, box: tuple[float, float, float, float]
+) -> Image.Image:
+    """The region of the image, mirrored as asked, at its size."""
+    size = _size(box, description.pixel_aspect, options)
+    if size != image.size or box != (0, 0, *image.size):
+        image = image.resize(size, _filter(description, size, box), box=box, reducing_gap=_REDUCING_GAP)
+    region = options.viewport and options.viewport.region
+    if region and region.width is not None and region.width < 0:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if region and region.height is not None and region.height < 0:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return image
+
+
+def _size(box: tuple[float, float, float, float], pixel_aspect: float, options: RenderOptions) -> tuple[int, int]:
+    """Width and height of the picture in square pixels: natural, or the largest that fits in the viewport."""
+    width = (box[2] - box[0]) * max(1.0, 1 / pixel_aspect)
+    height = (box[3] - box[1]) * max(1.0, pixel_aspect)
+    viewport = options.viewport
+    if viewport is None and options.is_thumbnail:
+        viewport = Viewport(THUMBNAIL_SIDE_PIXELS, THUMBNAIL_SIDE_PIXELS)
+    if viewport is None:
+        scale = min(1.0, MAXIMUM_OUTPUT_SIDE_PIXELS / max(width, height))
+    else:
+        scale = min(viewport.width / width, viewport.height / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _filter(
+    description: PixelDescription, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Resampling:
+    """A mask of single bits keeps hard edges when it grows; everything else is smooth."""
+    if description.bits_stored == 1:
+        is_larger = size[0] >= box[2] - box[0] and size[1] >= box[3] - box[1]
+        return Image.Resampling.NEAREST if is_larger else Image.Resampling.BOX
+    return Image.Resampling.LANCZOS
