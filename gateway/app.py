@@ -111,8 +111,7 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=bool(values.http.trusted_proxies),
-            forwarded_allow_ips=list(values.http.trusted_proxies),
+            proxy_headers=False,  # the door reads them, from trusted proxies only
             timeout_keep_alive=math.ceil(values.http.keep_alive_seconds),
             timeout_graceful_shutdown=math.ceil(values.http.drain_seconds),
         )

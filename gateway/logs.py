@@ -29,6 +29,7 @@ FIELDS: Mapping[str, str] = {
     "command": "DIMSE command, such as C-STORE",
     "count": "how many",
     "door": "dimse, dicomweb, web or import",
+    "error": "class of an exception",
     "exit_code": "of a process; negative: the signal that ended it",
     "kind": "which of the kinds that the event has",
     "level": "PATIENT, STUDY, SERIES or INSTANCE",
