@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from gateway import metrics
 from gateway.security.actor import Actor, Verb
-from storage.archive import Archive, StoredDataSet
+from storage.archive import Archive
 from storage.errors import GatewayError
 from storage.filemeta import Announcement
 from storage.matching import Query
 from storage.model import Answer, Document, Instance, Receipt, Scope, Source
 from storage.spool import Spool
+from storage.stored import StoredDataSet
 
 
 class Session:

@@ -4,11 +4,8 @@ object first, row second, then the word that it is durable (D4, R1–R5).
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
 
 from storage.attributes import level_attributes
 from storage.dataset import DataSet, read_data_set
@@ -17,22 +14,21 @@ from storage.errors import (
     CorruptObject,
     Gone,
     IdentityMismatch,
-    InvalidInstance,
     NotFound,
     StudyMismatch,
     UnsupportedTransferSyntax,
 )
 from storage.filemeta import Announcement
-from storage.frames import FrameTable, align_bits, frame_table
+from storage.frames import frame_table
 from storage.index.base import Index
 from storage.keys import instance_key
 from storage.matching import Query
-from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, Receipt, Scope, Source
-from storage.objects.base import Blob, ObjectStore
+from storage.model import Answer, Change, Document, Entry, Instance, Receipt, Scope, Source
+from storage.objects.base import ObjectStore
 from storage.spool import Spool
+from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax, checked_uid, is_uid, transfer_syntax
 
-CHUNK_BYTES = 1 << 20
 _STUDY, _SERIES, _SOP_INSTANCE, _SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
 
 
@@ -44,88 +40,6 @@ class Identity:
     series_instance_uid: str
     sop_instance_uid: str
     sop_class_uid: str
-
-
-class StoredDataSet:
-    """The Data Set of one instance, open for reading; offsets count from its first byte, inflated if need be.
-
-    A context manager; reads may come from any thread, one at a time.
-    """
-
-    def __init__(self, instance: Instance, blob: Blob) -> None:
-        self.instance = instance
-        self.transfer_syntax = transfer_syntax(instance.transfer_syntax_uid)
-        self._blob = blob
-
-    def read(self, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end``. Raises CorruptObject when they are not there."""
-        if self.transfer_syntax.is_deflated:
-            return b"".join(self._inflated(start, end))
-        return self._blob.read(self.instance.data_set_offset + start, self.instance.data_set_offset + end)
-
-    def chunks(self, start: int, end: int) -> Iterator[bytes]:
-        """The same bytes in pieces of at most a mebibyte, in constant memory."""
-        if self.transfer_syntax.is_deflated:
-            yield from self._inflated(start, end)
-            return
-        for at in range(start, end, CHUNK_BYTES):
-            yield self.read(at, min(end, at + CHUNK_BYTES))
-
-    def object_chunks(self) -> Iterator[bytes]:
-        """The whole object as it is kept, a Part 10 stream, in pieces."""
-        for at in range(0, self.instance.size_bytes, CHUNK_BYTES):
-            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
-
-    def data_set_chunks(self) -> Iterator[bytes]:
-        """The whole Data Set, inflated if need be, in pieces."""
-        if self.transfer_syntax.is_deflated:
-            yield from self._inflated(0, 1 << 62, is_whole=True)
-        else:
-            yield from self.chunks(0, self.instance.size_bytes - self.instance.data_set_offset)
-
-    def _inflated(self, start: int, end: int, *, is_whole: bool = False) -> Iterator[bytes]:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        at = 0
-        try:
-            for deflated in self._deflated():
-                pending = deflated
-                while pending and at < end:
-                    piece = inflater.decompress(pending, CHUNK_BYTES)
-                    pending = inflater.unconsumed_tail
-                    wanted = piece[max(0, start - at) : max(0, end - at)]
-                    at += len(piece)
-                    if wanted:
-                        yield wanted
-                    if not piece:
-                        break
-        except zlib.error as error:
-            raise CorruptObject("The deflated Data Set is damaged") from error
-        if at < end and not is_whole:
-            raise CorruptObject("The deflated Data Set is shorter than its row says")
-
-    def _deflated(self) -> Iterator[bytes]:
-        for at in range(self.instance.data_set_offset, self.instance.size_bytes, CHUNK_BYTES):
-            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
-
-    def frame(self, table: FrameTable, number: int) -> bytes:
-        """The bytes of one frame as stored: fragments joined, packed bits moved to a byte of their own."""
-        if table.is_native:
-            first, last = table.bits(number)
-            raw = self.read(first // 8, (last + 7) // 8)
-            return raw if first % 8 == 0 and last % 8 == 0 else align_bits(raw, first % 8, last - first)
-        return b"".join(self.read(start, end) for start, end in table.ranges(number))
-
-    def close(self) -> None:
-        """Release the object."""
-        self._blob.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Archive:
@@ -277,11 +191,3 @@ def _entry(
     )
     metadata = pack_metadata(data_set.json, syntax.uid)
     return Entry(instance, level_attributes(data_set.json), metadata, table.encoded, data_set.bulk, source), warning
-
-
-def bulk_value(document: Document, path: str) -> BulkValue:
-    """Where a value that metadata refers to lies. Raises NotFound. PS3.18 §10.4.1.1.3"""
-    try:
-        return document.bulk[path]
-    except KeyError as error:
-        raise NotFound("There is no such bulk data") from error

@@ -153,7 +153,7 @@ def inflate_header(buffer: Buffer, start: int) -> tuple[bytes, int]:
 
 
 @lru_cache(maxsize=8192)
-def _dictionary_vr(tag: int) -> str:
+def dictionary_vr(tag: int) -> str:
     """VR of a tag in an implicit VR Data Set; UN for what the dictionary does not know. PS3.6"""
     if tag & 0xFFFF == 0:
         return "UL"
@@ -163,6 +163,20 @@ def _dictionary_vr(tag: int) -> str:
         return dictionary_VR(tag)
     except KeyError:
         return "UN"
+
+
+def unambiguous_vr(vr: str, tag: int, *, is_signed: bool) -> str:
+    """One VR where the dictionary offers several; any other is returned as it is. PS3.5 §A.1, PS3.6 §6"""
+    if "or" not in vr:
+        return vr
+    if "OW" in vr:
+        return "OW"
+    return "SS" if is_signed and tag != _LUT_DESCRIPTOR else "US"
+
+
+def is_signed_value(pixel_representation: bytes) -> bool:
+    """Whether a value of Pixel Representation, in either byte order, says that pixels are signed. PS3.3 §C.7.6.3"""
+    return b"\1" in pixel_representation[:2]
 
 
 class _Place(NamedTuple):
@@ -231,10 +245,10 @@ class _Walk:
                     return value_at
                 raise NotDicom("There is a delimiter where an element should be")
             if is_implicit:
-                vr = _dictionary_vr(tag)
+                vr = dictionary_vr(tag)
                 (length,) = long(buffer, at + 4)
                 if "or" in vr:
-                    vr = self._unambiguous(vr, tag)
+                    vr = unambiguous_vr(vr, tag, is_signed=self.is_signed)
             elif vr_bytes in _LONG_VRS:
                 vr = _VRS[vr_bytes]
                 (length,) = long(buffer, value_at)
@@ -270,7 +284,7 @@ class _Walk:
             if tag == _SPECIFIC_CHARACTER_SET:
                 encodings = encodings_of(raw)
             elif tag == _PIXEL_REPRESENTATION:
-                self.is_signed = raw[:2] in (b"\1\0", b"\0\1")
+                self.is_signed = is_signed_value(raw)
             json[key] = json_element(vr, raw, encodings, is_little_endian=little)
         if at < min(end, readable_end) and bytes(buffer[at:end]).strip(b"\0"):
             if depth:
@@ -296,12 +310,6 @@ class _Walk:
             self.warnings.append("There is an element without VR")
             return length, value_at
         raise NotDicom("An element has no Value Representation")
-
-    def _unambiguous(self, vr: str, tag: int) -> str:
-        """One VR where the dictionary offers several. PS3.5 §A.1, PS3.6 §6"""
-        if "OW" in vr:
-            return "OW"
-        return "SS" if self.is_signed and tag != _LUT_DESCRIPTOR else "US"
 
     def _reference(self, json: dict[str, JsonElement], key: str, value: BulkValue, path: str) -> None:
         """Keep the place of a large value, and in the JSON a reference relative to the instance."""

@@ -180,8 +180,10 @@ def little_endian(raw: bytes, word_bytes: int) -> bytes:
 
 
 def binary_word_bytes(vr: str) -> int:
-    """Bytes of one word of a binary VR, which byte order turns round."""
-    return _BINARY_WORD_BYTES.get(vr, struct.calcsize(_NUMBER_FORMATS.get(vr, "B")))
+    """Bytes of one word of a VR, which byte order turns round; 1 for text. PS3.5 §7.3"""
+    if vr == "AT":
+        return 2
+    return _BINARY_WORD_BYTES.get(vr) or struct.calcsize(_NUMBER_FORMATS.get(vr, "B"))
 
 
 def _numbers(raw: bytes, letter: str, *, is_little_endian: bool) -> list[JsonElement]:

@@ -1,0 +1,196 @@
+"""Rendered images and thumbnails: a frame's bytes go to a decoding process, a picture comes back. PS3.18 §10.4.1.1.3,
+§10.4.1.1.4, §8.3.5
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from gateway import metrics
+from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
+from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
+from gateway.dicomweb.wado import frame_numbers
+from gateway.http import in_thread, large_chunks, session_of
+from gateway.pixels.description import has_burned_in_annotation, has_pixels
+from gateway.pixels.icons import icon, icon_kind
+from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
+from gateway.session import Session
+from storage.dicomjson import unpack_metadata
+from storage.errors import BadRequest, NotAcceptable, Undecodable
+from storage.frames import FrameTable
+from storage.model import Document, Level, Scope
+
+_ENCAPSULATED_DOCUMENT = "00420011"
+_MIME_TYPE = "00420012"
+_PDF = "application/pdf"
+_RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
+_CHARSETS = frozenset(("", "utf-8", "utf8"))
+_ICC_PROFILES = frozenset(("", "no"))
+
+
+class Renderer(Protocol):
+    """What draws: ``gateway.pixels.pool.RenderPool``."""
+
+    def render(
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+    ) -> bytes:
+        """The picture of one frame. Raises Undecodable, TooLarge or Overloaded."""
+        ...
+
+
+async def rendered(request: Request) -> Response:
+    """A picture for people to look at, of a frame, an instance, or the middle of a series or study."""
+    return await _picture(request, is_thumbnail=False)
+
+
+async def thumbnail(request: Request) -> Response:
+    """A small picture to choose by, without any patient identification; an icon where there is none to show (W19)."""
+    return await _picture(request, is_thumbnail=True)
+
+
+async def _picture(request: Request, *, is_thumbnail: bool) -> Response:
+    scope = path_scope(request)
+    asked = request.path_params.get("frames")
+    number = _one_frame(asked) if asked else 0
+    session = session_of(request)
+    document = await in_thread(_representative, session, scope)
+    accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
+    if not is_thumbnail and document.bulk.get(_ENCAPSULATED_DOCUMENT):
+        return await in_thread(_document_itself, request, session, document)
+    chosen = negotiate(accepts, RENDERED_OFFERS)
+    options = options_of(request, chosen.media_type, is_thumbnail=is_thumbnail)
+    wanted = hashlib.sha256(orjson.dumps((document.instance.digest, number, options))).hexdigest()
+    etag = f'"{wanted[:32]}"'
+    if is_unchanged(request, etag):
+        return not_modified(etag)
+    renderer: Renderer = request.app.state.pool
+    picture = await in_thread(_draw, session, renderer, document, number, options)
+    return Response(picture, headers={**PRIVATE, **NO_SNIFF, "ETag": etag}, media_type=chosen.media_type)
+
+
+def _one_frame(text: str) -> int:
+    numbers = frame_numbers(text)
+    if len(numbers) != 1:
+        raise BadRequest("One frame at a time can be rendered")
+    return numbers[0]
+
+
+def _representative(session: Session, scope: Scope) -> Document:
+    """The instance that stands for a resource: the middle one of those with frames, else the first."""
+    if scope.level is Level.INSTANCE:
+        return session.document(scope)
+    found = session.instances(scope)
+    images = [instance for instance in found if instance.number_of_frames] or found[:1]
+    return session.document(images[len(images) // 2].scope)
+
+
+def _draw(session: Session, renderer: Renderer, document: Document, number: int, options: RenderOptions) -> bytes:
+    """The picture of a frame (0: the middle one); for a thumbnail without a picture to show, an icon."""
+    started = time.perf_counter()
+    metadata = unpack_metadata(document.metadata, "")
+    table = FrameTable(document.frame_table)
+    try:
+        if options.is_thumbnail:
+            json = orjson.loads(metadata)
+            if not table.number_of_frames or not has_pixels(json) or has_burned_in_annotation(json):
+                return icon(icon_kind(json), options)
+        if not table.number_of_frames:
+            raise NotAcceptable("The instance has no picture")
+        shown = number or (table.number_of_frames + 1) // 2
+        with session.open(document.instance) as stored:
+            frame = stored.frame(table, shown)
+        try:
+            return renderer.render(metadata, document.instance.transfer_syntax_uid, shown, frame, options)
+        except Undecodable:
+            if not options.is_thumbnail:
+                raise
+            return icon(icon_kind(json), options)
+    finally:
+        kind = "thumbnail" if options.is_thumbnail else "rendered"
+        metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
+
+
+def _document_itself(request: Request, session: Session, document: Document) -> Response:
+    """An encapsulated PDF is its own picture (field use: browsers show it in a frame). PS3.18 Table 8.7.4-1"""
+    json = orjson.loads(unpack_metadata(document.metadata, ""))
+    if (json.get(_MIME_TYPE, {}).get("Value") or [""])[0] != _PDF:
+        raise NotAcceptable("A document of this kind cannot be rendered")
+    value = document.bulk[_ENCAPSULATED_DOCUMENT]
+    etag = f'"{document.instance.digest[:32]}-document"'
+    if is_unchanged(request, etag):
+        return not_modified(etag)
+
+    def body() -> Iterator[bytes]:
+        with session.open(document.instance) as stored:
+            yield from stored.chunks(value.start, value.end)
+
+    headers = {**PRIVATE, **NO_SNIFF, "ETag": etag, "Content-Disposition": "inline"}
+    headers["Content-Length"] = str(value.end - value.start)
+    return StreamingResponse(large_chunks(body()), headers=headers, media_type=_PDF)
+
+
+def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> RenderOptions:
+    """What the query asks of a picture. Raises BadRequest, naming the parameter (W12–W18). PS3.18 §8.3.5.1"""
+    query = request.query_params
+    if any(len(query.getlist(name)) > 1 for name in _RENDERED_PARAMETERS - {"accept"}):
+        raise BadRequest("A parameter is given twice")
+    viewport = _viewport(query["viewport"]) if "viewport" in query else None
+    if is_thumbnail:
+        return RenderOptions(media_type, viewport=viewport, is_thumbnail=True)
+    if query.get("annotation"):
+        raise BadRequest("The parameter annotation is not supported")
+    if query.get("iccprofile", "") not in _ICC_PROFILES:
+        raise BadRequest("The parameter iccprofile names an unsupported profile")
+    if query.get("charset", "").lower() not in _CHARSETS:
+        raise BadRequest("The parameter charset names an unsupported character set")
+    return RenderOptions(
+        media_type,
+        quality=_integer(query["quality"], "quality") if "quality" in query else None,
+        window=_window(query["window"]) if "window" in query else None,
+        viewport=viewport,
+    )
+
+
+def _integer(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise BadRequest(f"The parameter {name} takes a positive integer")
+    return int(text)
+
+
+def _decimal(text: str, name: str) -> float:
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise BadRequest(f"The parameter {name} takes numbers") from error
+    if not math.isfinite(number):
+        raise BadRequest(f"The parameter {name} takes finite numbers")
+    return number
+
+
+def _window(text: str) -> Window:
+    """``center,width,function``: all three (W13). PS3.18 §8.3.5.1.4"""
+    parts = text.split(",")
+    if len(parts) != 3 or parts[2].lower() not in VOI_FUNCTION_PARAMETERS:
+        raise BadRequest("The parameter window takes center, width and a function: linear, linear-exact or sigmoid")
+    return Window(_decimal(parts[0], "window"), _decimal(parts[1], "window"), VOI_FUNCTION_PARAMETERS[parts[2].lower()])
+
+
+def _viewport(text: str) -> Viewport:
+    """``vw,vh`` or ``vw,vh,sx,sy,sw,sh``, where the last four may be left empty (W12). PS3.18 §8.3.5.1.3"""
+    parts = text.split(",")
+    if len(parts) not in (2, 6):
+        raise BadRequest("The parameter viewport takes two or six numbers")
+    width, height = _integer(parts[0], "viewport"), _integer(parts[1], "viewport")
+    if len(parts) == 2:
+        return Viewport(width, height)
+    x, y = (_decimal(part, "viewport") if part else 0.0 for part in parts[2:4])
+    region_width, region_height = (_decimal(part, "viewport") if part else None for part in parts[4:6])
+    return Viewport(width, height, Region(x, y, region_width, region_height))

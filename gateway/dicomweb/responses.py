@@ -1,0 +1,102 @@
+"""Answers every DICOMweb transaction shares: the table from errors to HTTP statuses, URLs of resources, ETags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import orjson
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from gateway.http import root_url
+from storage import errors
+from storage.model import Level, Scope
+from storage.uids import is_uid
+
+logger = logging.getLogger(__name__)
+
+ROOT = "/dicomweb"
+ALIAS = "/dicom-web"
+RETRY_SECONDS = 10
+NO_SNIFF = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
+
+STATUS: Mapping[type[errors.GatewayError], int] = {
+    errors.NotDicom: 400,
+    errors.InvalidInstance: 409,
+    errors.TooLarge: 413,
+    errors.InstanceConflict: 409,
+    errors.UnsupportedSOPClass: 409,
+    errors.UnsupportedTransferSyntax: 409,
+    errors.BadRequest: 400,
+    errors.UnsupportedMediaType: 415,
+    errors.NotFound: 404,
+    errors.Gone: 410,
+    errors.NotAcceptable: 406,
+    errors.Undecodable: 422,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.Overloaded: 503,
+    errors.StorageUnavailable: 503,
+    errors.CorruptObject: 500,
+}
+
+
+def status_of(error: BaseException) -> int:
+    """The status of the nearest class in the table; 500 for anything that is no error of ours, a bug."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def error_response(_: Request, error: Exception) -> Response:
+    """A failed request: a status from the table and a JSON body with the reason; no input is repeated in it (G14)."""
+    status = status_of(error)
+    known = isinstance(error, errors.GatewayError)
+    if status >= 500:
+        logger.error("http.failed", extra={"error": type(error).__name__}, exc_info=None if known else error)
+    body = {"error": type(error).__name__ if known else "Internal", "reason": _reason(error)}
+    headers = dict(NO_SNIFF)
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    return Response(orjson.dumps(body), status, headers, "application/json")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, errors.GatewayError):
+        return error.reason
+    return "The server met a condition that it does not know"
+
+
+def base_url(request: HTTPConnection) -> str:
+    """Where DICOMweb is for this client, by the path it used: ``https://pacs.example.org/dicomweb``."""
+    path = request.scope["path"]
+    return root_url(request) + (ALIAS if path.startswith(ALIAS + "/") else ROOT)
+
+
+def resource_url(base: str, scope: Scope) -> str:
+    """The Retrieve URL of a study, series or instance. PS3.18 §10.1"""
+    url = f"{base}/studies/{scope.study_instance_uid}"
+    if scope.level >= Level.SERIES:
+        url += f"/series/{scope.series_instance_uid}"
+    if scope.level >= Level.INSTANCE:
+        url += f"/instances/{scope.sop_instance_uid}"
+    return url
+
+
+def path_scope(request: Request) -> Scope:
+    """The resource that a path names. Raises BadRequest for what is no UID (G16)."""
+    uids = [request.path_params.get(name, "") for name in ("study", "series", "instance")]
+    if not all(is_uid(uid) for uid in uids if uid) or not uids[0]:
+        raise errors.BadRequest("A UID in the path is malformed")
+    return Scope(*uids)
+
+
+def is_unchanged(request: Request, etag: str) -> bool:
+    """Whether the client already has this representation (G19). RFC 9110 §13.1.2"""
+    known = request.headers.get("if-none-match", "")
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in known.split(","))
+
+
+def not_modified(etag: str) -> Response:
+    """304: use what you have."""
+    return Response(status_code=304, headers={**PRIVATE, "ETag": etag})

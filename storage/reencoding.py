@@ -1,0 +1,122 @@
+"""Any native Data Set as Explicit VR Little Endian, element by element, in constant memory.
+
+Values keep their bytes, turned round where they were big endian; sequences get undefined length, so nothing is
+counted ahead. Group lengths, which would no longer be true, are left out. PS3.5 §7.1, §7.3, §7.5
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+from storage.dataset import dictionary_vr, is_signed_value, unambiguous_vr
+from storage.errors import CorruptObject
+from storage.uids import TransferSyntax
+from storage.values import KNOWN_VRS, binary_word_bytes, little_endian
+
+Read = Callable[[int, int], bytes]
+
+_WINDOW_BYTES = 64 << 10
+_CHUNK_BYTES = 1 << 20
+_UNDEFINED = 0xFFFFFFFF
+_LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
+_ITEM_BEGINS = struct.pack("<HHI", 0xFFFE, 0xE000, _UNDEFINED)
+_ITEM_ENDS = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+_SEQUENCE_ENDS = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+_PIXEL_REPRESENTATION = 0x00280103
+
+
+def explicit_little_endian(read: Read, size_bytes: int, syntax: TransferSyntax) -> Iterator[bytes]:
+    """The Data Set of ``size_bytes`` that ``read`` gives ranges of, in pieces.
+
+    It was walked at ingest, so its depth is bounded; should its bytes have changed since, CorruptObject is raised.
+    """
+    encoder = _Encoder(read, size_bytes, syntax)
+    try:
+        yield from encoder.elements(0, size_bytes, is_implicit=syntax.is_implicit_vr)
+    except (struct.error, RecursionError) as error:
+        raise CorruptObject("The stored Data Set cannot be read again") from error
+
+
+class _Encoder:
+    """One pass over a Data Set, with a window of read-ahead for its many small elements."""
+
+    def __init__(self, read: Read, size_bytes: int, syntax: TransferSyntax) -> None:
+        self._read = read
+        self._size_bytes = size_bytes
+        self._syntax = syntax
+        self._window = b""
+        self._window_at = 0
+        self._is_signed = False
+        self.at = 0
+
+    def _peek(self, at: int, length: int) -> bytes:
+        offset = at - self._window_at
+        if offset < 0 or offset + length > len(self._window):
+            self._window = self._read(at, min(self._size_bytes, at + max(length, _WINDOW_BYTES)))
+            self._window_at, offset = at, 0
+        return self._window[offset : offset + length]
+
+    def elements(self, at: int, end: int, *, is_implicit: bool) -> Iterator[bytes]:
+        """Elements from ``at`` to ``end`` or an item delimiter; where it stopped is ``self.at``."""
+        order = "<" if self._syntax.is_little_endian or is_implicit else ">"
+        while at + 8 <= end:
+            head = self._peek(at, min(12, self._size_bytes - at))
+            group, element, vr_bytes, length = struct.unpack_from(f"{order}HH2sH", head)
+            tag = group << 16 | element
+            at += 8
+            if group == 0xFFFE:
+                break
+            if is_implicit:
+                (length,) = struct.unpack_from(f"{order}I", head, 4)
+                vr = unambiguous_vr(dictionary_vr(tag), tag, is_signed=self._is_signed)
+            else:
+                vr = vr_bytes.decode("latin-1")
+                if vr in _LONG_VRS or vr not in KNOWN_VRS:
+                    (length,) = struct.unpack_from(f"{order}I", head, 8)
+                    vr = vr if vr in KNOWN_VRS else "UN"
+                    at += 4
+            if vr == "SQ" or length == _UNDEFINED:
+                yield struct.pack("<HH2sHI", group, element, b"SQ", 0, _UNDEFINED)
+                inner_end = end if length == _UNDEFINED else at + length
+                yield from self._items(at, inner_end, is_implicit=is_implicit or vr == "UN", order=order)
+                at = self.at if length == _UNDEFINED else inner_end
+                continue
+            stop = min(at + length, end)
+            if element:
+                yield from self._element(tag, vr, at, stop, is_swapped=order == ">")
+            at = stop
+        self.at = at
+
+    def _items(self, at: int, end: int, *, is_implicit: bool, order: str) -> Iterator[bytes]:
+        while at + 8 <= end:
+            group, element, length = struct.unpack(f"{order}HHI", self._peek(at, 8))
+            at += 8
+            if (group, element) != (0xFFFE, 0xE000):
+                break
+            yield _ITEM_BEGINS
+            item_end = end if length == _UNDEFINED else at + length
+            yield from self.elements(at, item_end, is_implicit=is_implicit)
+            at = self.at if length == _UNDEFINED else item_end
+            yield _ITEM_ENDS
+        self.at = at
+        yield _SEQUENCE_ENDS
+
+    def _element(self, tag: int, vr: str, start: int, end: int, *, is_swapped: bool) -> Iterator[bytes]:
+        length = end - start
+        padding = length & 1
+        if vr not in _LONG_VRS and length + padding > 0xFFFE:
+            vr = "UN"  # too long for the short form (PS3.5 §6.2.2)
+        head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr.encode("ascii"))
+        yield head + struct.pack(
+            "<HI" if vr in _LONG_VRS else "<H", *((0,) if vr in _LONG_VRS else ()), length + padding
+        )
+        word_bytes = binary_word_bytes(vr) if is_swapped else 1
+        for at in range(start, end, _CHUNK_BYTES):
+            stop = min(end, at + _CHUNK_BYTES)
+            raw = self._peek(at, stop - at) if length <= _WINDOW_BYTES else self._read(at, stop)
+            if tag == _PIXEL_REPRESENTATION:
+                self._is_signed = is_signed_value(raw)
+            yield little_endian(raw, word_bytes)
+        if padding:
+            yield b"\0"

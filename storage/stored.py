@@ -1,0 +1,113 @@
+"""StoredDataSet: one instance's bytes, open for reading by ranges of its Data Set."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from storage.errors import CorruptObject, UnsupportedTransferSyntax
+from storage.filemeta import Announcement, canonical_header
+from storage.frames import FrameTable, align_bits
+from storage.model import Instance
+from storage.objects.base import Blob
+from storage.reencoding import explicit_little_endian
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+
+CHUNK_BYTES = 1 << 20
+_NO_END = 1 << 62
+
+
+class StoredDataSet:
+    """The Data Set of one instance, open for reading; offsets count from its first byte, inflated if need be.
+
+    A context manager; reads may come from any thread, one at a time.
+    """
+
+    def __init__(self, instance: Instance, blob: Blob) -> None:
+        self.instance = instance
+        self.transfer_syntax = transfer_syntax(instance.transfer_syntax_uid)
+        self._blob = blob
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end``. Raises CorruptObject when they are not there."""
+        if self.transfer_syntax.is_deflated:
+            return b"".join(self._inflated(start, end))
+        return self._blob.read(self.instance.data_set_offset + start, self.instance.data_set_offset + end)
+
+    def chunks(self, start: int, end: int) -> Iterator[bytes]:
+        """The same bytes in pieces of at most a mebibyte, in constant memory."""
+        if self.transfer_syntax.is_deflated:
+            yield from self._inflated(start, end)
+            return
+        for at in range(start, end, CHUNK_BYTES):
+            yield self.read(at, min(end, at + CHUNK_BYTES))
+
+    def object_chunks(self) -> Iterator[bytes]:
+        """The whole object as it is kept, a Part 10 stream, in pieces."""
+        for at in range(0, self.instance.size_bytes, CHUNK_BYTES):
+            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+
+    def explicit_chunks(self) -> Iterator[bytes]:
+        """The instance as a Part 10 stream in Explicit VR Little Endian, in pieces.
+
+        For native transfer syntaxes only: nothing here decodes a pixel. Raises UnsupportedTransferSyntax.
+        """
+        if self.transfer_syntax.is_encapsulated:
+            raise UnsupportedTransferSyntax("The Pixel Data would have to be decoded")
+        instance = self.instance
+        yield canonical_header(
+            Announcement(instance.sop_class_uid, instance.sop_instance_uid, EXPLICIT_VR_LITTLE_ENDIAN)
+        )
+        if self.transfer_syntax.is_deflated:
+            yield from self._inflated(0, _NO_END)
+        elif instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
+            yield from self.chunks(0, instance.size_bytes - instance.data_set_offset)
+        else:
+            size_bytes = instance.size_bytes - instance.data_set_offset
+            yield from explicit_little_endian(self.read, size_bytes, self.transfer_syntax)
+
+    def _inflated(self, start: int, end: int) -> Iterator[bytes]:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        at = 0
+        try:
+            for deflated in self._deflated():
+                pending = deflated
+                while pending and at < end:
+                    piece = inflater.decompress(pending, CHUNK_BYTES)
+                    pending = inflater.unconsumed_tail
+                    wanted = piece[max(0, start - at) : max(0, end - at)]
+                    at += len(piece)
+                    if wanted:
+                        yield wanted
+                    if not piece:
+                        break
+        except zlib.error as error:
+            raise CorruptObject("The deflated Data Set is damaged") from error
+        if at < end and end != _NO_END:
+            raise CorruptObject("The deflated Data Set is shorter than its row says")
+
+    def _deflated(self) -> Iterator[bytes]:
+        for at in range(self.instance.data_set_offset, self.instance.size_bytes, CHUNK_BYTES):
+            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+
+    def frame(self, table: FrameTable, number: int) -> bytes:
+        """The bytes of one frame as stored: fragments joined, packed bits moved to a byte of their own."""
+        if table.is_native:
+            first, last = table.bits(number)
+            raw = self.read(first // 8, (last + 7) // 8)
+            return raw if first % 8 == 0 and last % 8 == 0 else align_bits(raw, first % 8, last - first)
+        return b"".join(self.read(start, end) for start, end in table.ranges(number))
+
+    def close(self) -> None:
+        """Release the object."""
+        self._blob.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
