@@ -75,10 +75,21 @@ class MultipartParser:
     ``feed`` each chunk and take all its events, then ``finish``. Time is linear in the body whatever it holds.
     Tolerant of CRLF before the first boundary, a preamble, lines that end in LF only (as the first boundary's
     does), padding after a boundary, folded headers, a missing last CRLF, and boundary text inside data (S3, D11).
-    Raises BadRequest and TooLarge with constant phrases; after that the parser is of no more use.
+    Raises BadRequest and TooLarge with constant phrases; after that the parser is of no more use. The limits are of
+    parts, of header lines in a part, and of bytes in a header line (L7).
     """
 
-    def __init__(self, boundary: str) -> None:
+    def __init__(
+        self,
+        boundary: str,
+        *,
+        maximum_parts: int = MAXIMUM_PARTS,
+        maximum_headers: int = MAXIMUM_HEADERS,
+        maximum_header_bytes: int = MAXIMUM_HEADER_BYTES,
+    ) -> None:
+        self._maximum_parts = maximum_parts
+        self._maximum_headers = maximum_headers
+        self._maximum_header_bytes = maximum_header_bytes
         self._dash_boundary = b"--" + boundary.encode("latin-1")
         self._delimiter = b"\n" + self._dash_boundary
         self._held = b"\n"  # the first boundary needs no line before it
@@ -133,9 +144,9 @@ class MultipartParser:
             if line[:1] in b" \t" and self._headers:
                 line = self._headers.pop() + line
             self._headers.append(line)
-            if len(line) > MAXIMUM_HEADER_BYTES or len(self._headers) > MAXIMUM_HEADERS:
+            if len(line) > self._maximum_header_bytes or len(self._headers) > self._maximum_headers:
                 raise TooLarge("The headers of a part are larger than the limit")
-        if len(buffer) - at > MAXIMUM_HEADER_BYTES:
+        if len(buffer) - at > self._maximum_header_bytes:
             raise TooLarge("The headers of a part are larger than the limit")
         return at, ()
 
@@ -176,7 +187,7 @@ class MultipartParser:
 
     def _begin_part(self) -> None:
         self.parts += 1
-        if self.parts > MAXIMUM_PARTS:
+        if self.parts > self._maximum_parts:
             raise TooLarge("The body holds more parts than the limit")
         self._headers = []
         self._step = self._part_headers

@@ -1,0 +1,408 @@
+"""Store transaction: parts of a POST flow into spools, and each is stored on its own while the next ones arrive.
+
+The event loop cuts the body into parts; hashing, files and the archive run in threads. What is held of a request is
+bounded by ``MAXIMUM_IN_FLIGHT`` parts of ``GATHER_BYTES`` and their spools, whatever the client sends. The answer is
+made after every store has ended, so it says what is durable (R1, S11). PS3.18 §10.5
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway.dicomweb.media_types import DICOM, METADATA_OFFERS, MULTIPART_RELATED, negotiate, parse_media_type
+from gateway.dicomweb.multipart import Event, Mark, MultipartParser, PartBegins, boundary_of
+from gateway.dicomweb.responses import NO_SNIFF, RETRY_SECONDS, base_url, path_scope, resource_url, status_of
+from gateway.http import http_settings, in_thread, session_of
+from gateway.session import Session
+from gateway.settings import HttpSettings
+from storage import errors
+from storage.errors import GatewayError
+from storage.model import Outcome, Receipt, Scope, Source
+from storage.spool import Spool
+from storage.uids import is_uid
+
+logger = logging.getLogger(__name__)
+
+MAXIMUM_IN_FLIGHT = 8
+"""Parts of one request that are stored at the same time, so that they can share commits (D14)."""
+GATHER_BYTES = 1 << 20
+"""Of a part, before it is worth a change of threads."""
+SMALL_PART_BYTES = 16 << 10
+"""A part up to here is hashed on the loop: junk is refused without a thread."""
+
+FAILURE_REASONS: Mapping[type[GatewayError], int] = {
+    GatewayError: 0x0110,
+    errors.NotDicom: 0xC000,
+    errors.InvalidInstance: 0xA900,
+    errors.StudyMismatch: 0xA901,
+    errors.TooLarge: 0xA700,
+    errors.InstanceConflict: 0x0111,
+    errors.UnsupportedSOPClass: 0x0122,
+    errors.UnsupportedTransferSyntax: 0xC122,
+    errors.BadRequest: 0xC000,
+    errors.UnsupportedMediaType: 0xC000,
+    errors.Forbidden: 0x0124,
+    errors.Unauthenticated: 0x0124,
+    errors.Overloaded: 0xA700,
+    errors.StorageUnavailable: 0xA700,
+}
+"""Failure Reason (0008,1197) of the nearest class. PS3.18 §I.2.2"""
+
+WARNING_REASONS: Mapping[Outcome, int] = {Outcome.CONFLICT: 0xB000}
+"""Warning Reason (0008,1196): what was sent is kept, but the instance that came first stays current (R5)."""
+
+
+def failure_reason(error: GatewayError) -> int:
+    """The Failure Reason for what went wrong with an instance."""
+    return next(FAILURE_REASONS[kind] for kind in type(error).__mro__ if kind in FAILURE_REASONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an instance was not stored. The UIDs are the ones it announced, both or none."""
+
+    error: str
+    reason: int
+    status: int
+    is_retryable: bool
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+def failure_of(error: GatewayError, spool: Spool | None = None) -> Failure:
+    """What is kept of an error: nothing that holds on to the bytes."""
+    uids = _announced(spool) if spool is not None else ("", "")
+    return Failure(type(error).__name__, failure_reason(error), status_of(error), error.retryable, *uids)
+
+
+def _announced(spool: Spool) -> tuple[str, str]:
+    try:
+        said = spool.announcement
+    except errors.NotDicom:
+        return "", ""
+    if is_uid(said.sop_class_uid) and is_uid(said.sop_instance_uid):
+        return said.sop_class_uid, said.sop_instance_uid
+    return "", ""
+
+
+# ---------------------------------------------------------------------------------------------------------- the body
+
+
+def body_events(request: Request, limits: HttpSettings) -> AsyncGenerator[Event, None]:
+    """The parts of the body as they arrive; one part for an instance without multipart (S1).
+
+    Raises at once UnsupportedMediaType, for another type or any content coding (H5), and BadRequest without boundary.
+    On the way BadRequest and TooLarge, and ClientDisconnect.
+    """
+    if any(coding.strip().lower() != "identity" for coding in request.headers.getlist("content-encoding")):
+        raise errors.UnsupportedMediaType("The body must not be compressed")
+    content_type = request.headers.get("content-type", "")
+    media_type, _ = parse_media_type(content_type)
+    if media_type == DICOM:
+        return _one_part(request)
+    if media_type != MULTIPART_RELATED:
+        raise errors.UnsupportedMediaType
+    boundary, part_type = boundary_of(content_type)
+    if part_type not in (DICOM, ""):
+        raise errors.UnsupportedMediaType
+    return _many_parts(
+        request,
+        MultipartParser(
+            boundary,
+            maximum_parts=limits.stow_maximum_parts,
+            maximum_headers=limits.stow_maximum_part_headers,
+            maximum_header_bytes=limits.stow_maximum_part_header_bytes,
+        ),
+    )
+
+
+async def _one_part(request: Request) -> AsyncGenerator[Event, None]:
+    yield PartBegins({})
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            yield memoryview(chunk)
+    yield Mark.PART_ENDS
+
+
+async def _many_parts(request: Request, parser: MultipartParser) -> AsyncGenerator[Event, None]:
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            for event in parser.feed(chunk):
+                yield event
+    parser.finish()
+    if parser.parts == 0:
+        raise errors.BadRequest("The body holds no parts")
+
+
+class Part:
+    """One instance on its way: bytes gather here, and go to the spool in a thread, one write at a time.
+
+    Whoever ends it, the loop or a thread that outlives its request, the spool is closed and used no more.
+    """
+
+    def __init__(self, spool: Spool, content_type: str) -> None:
+        self._spool = spool
+        self._lock = threading.Lock()
+        self._is_dropped = False
+        self._gathered = bytearray()
+        self._writing: asyncio.Task[None] | None = None
+        self.error: GatewayError | None = None
+        if content_type and parse_media_type(content_type)[0] != DICOM:
+            self.error = errors.UnsupportedMediaType("The media type of a part is not supported")
+
+    async def add(self, view: memoryview) -> None:
+        """Take bytes; they are ignored once something is wrong with the part."""
+        if self.error is not None:
+            return
+        self._gathered += view
+        if len(self._gathered) >= GATHER_BYTES:
+            await self.settle()
+            gathered, self._gathered = self._gathered, bytearray()
+            self._writing = asyncio.create_task(in_thread(self._write, gathered))
+
+    async def settle(self) -> None:
+        """Wait for the write that is under way."""
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
+
+    def _write(self, gathered: bytearray) -> None:
+        with self._lock:
+            if not self._is_dropped:
+                self._spool_bytes(gathered)
+        if self._is_dropped:
+            self.drop()
+
+    def _spool_bytes(self, gathered: bytearray) -> None:
+        if self.error is not None:
+            return
+        try:
+            self._spool.write(gathered)
+        except GatewayError as error:
+            self.error = error.with_traceback(None)
+
+    def refuse_early(self) -> Failure | None:
+        """The failure of a part that cannot be stored, if that can be said without a thread."""
+        if self._writing is not None:
+            return None
+        if self.error is None and len(self._gathered) <= SMALL_PART_BYTES:
+            gathered, self._gathered = self._gathered, bytearray()
+            self._spool_bytes(gathered)
+            try:
+                self._spool.finish()
+            except GatewayError as error:
+                self.error = self.error or error
+        if self.error is None:
+            return None
+        self.drop()
+        return failure_of(self.error, self._spool)
+
+    def store(self, session: Session, source: Source, study_instance_uid: str) -> Receipt | Failure | None:
+        """Keep the instance; blocks until it is durable or refused, and leaves no file. None when it was dropped."""
+        with self._lock:
+            if self._is_dropped:
+                return None
+            with self._spool:
+                self._spool_bytes(self._gathered)
+                self._gathered = bytearray()
+                if self.error is not None:
+                    return failure_of(self.error, self._spool)
+                try:
+                    return session.store(self._spool, source, study_instance_uid=study_instance_uid)
+                except GatewayError as error:
+                    return failure_of(error, self._spool)
+
+    def drop(self) -> None:
+        """Let go of the bytes and the file, at once or when the thread that is at work on them has ended."""
+        self._is_dropped = True
+        self._gathered = bytearray()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._spool.close()
+            finally:
+                self._lock.release()
+
+
+class Intake:
+    """The stores of one request: at most ``MAXIMUM_IN_FLIGHT`` at a time, outcomes in the order of the parts."""
+
+    def __init__(self, session: Session, source: Source, study_instance_uid: str) -> None:
+        self._session = session
+        self._source = source
+        self._study_instance_uid = study_instance_uid
+        self._part: Part | None = None
+        self._running: deque[asyncio.Task[None]] = deque()
+        self._outcomes: list[Receipt | Failure | None] = []
+        self.is_storage_down = False
+
+    async def take(self, event: Event) -> None:
+        """Follow the body. Raises Forbidden when the client may not store at all."""
+        if isinstance(event, memoryview):
+            assert self._part is not None
+            await self._part.add(event)
+        elif isinstance(event, PartBegins):
+            self._part = Part(self._session.spool(), event.headers.get("content-type", ""))
+        elif event is Mark.PART_ENDS:
+            await self._end_part()
+
+    async def _end_part(self) -> None:
+        assert self._part is not None
+        failure = self._part.refuse_early()
+        self._outcomes.append(failure)
+        if failure is None:
+            while len(self._running) >= MAXIMUM_IN_FLIGHT:
+                await self._running.popleft()
+            self._running.append(asyncio.create_task(self._store(len(self._outcomes) - 1, self._part)))
+        self._part = None
+
+    async def _store(self, number: int, part: Part) -> None:
+        try:
+            await part.settle()
+            outcome = await in_thread(part.store, self._session, self._source, self._study_instance_uid)
+        finally:
+            part.drop()
+        self._outcomes[number] = outcome
+        if isinstance(outcome, Failure) and outcome.error == errors.StorageUnavailable.__name__:
+            self.is_storage_down = True
+
+    async def outcomes(self) -> Sequence[Receipt | Failure]:
+        """Wait for every store; what became of each part, in order."""
+        while self._running:
+            await self._running.popleft()
+        return [outcome for outcome in self._outcomes if outcome is not None]
+
+    async def close(self) -> None:
+        """Leave nothing behind, however the request ended: a part that did not end is dropped with its file (S15)."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._part is not None:
+            self._part.drop()
+            await self._part.settle()
+
+
+# -------------------------------------------------------------------------------------------------------- the answer
+
+
+def store_instances_response(
+    outcomes: Sequence[Receipt | Failure], base: str, study_instance_uid: str = ""
+) -> dict[str, Any]:
+    """The Store Instances Response Module in the DICOM JSON Model, for stores that ended so.
+
+    base: of the URLs. study_instance_uid: that the request named, if it did. PS3.18 §I.2
+    """
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    studies = {receipt.instance.study_instance_uid for receipt in stored}
+    if study_instance_uid:
+        studies = {study_instance_uid}
+    url = resource_url(base, Scope(studies.pop())) if len(studies) == 1 else ""
+    sequences = {
+        "00081198": [_failed_item(failure) for failure in failed if failure.sop_instance_uid],
+        "00081199": [_referenced_item(receipt, base) for receipt in stored],
+        "0008119A": [_reason(failure) for failure in failed if not failure.sop_instance_uid],
+    }
+    return {
+        "00081190": {"vr": "UR", "Value": [url]} if url else {"vr": "UR"},
+        **{tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items},
+    }
+
+
+def _reason(failure: Failure) -> dict[str, Any]:
+    return {"00081197": {"vr": "US", "Value": [failure.reason]}}
+
+
+def _sop(class_uid: str, instance_uid: str) -> dict[str, Any]:
+    return {"00081150": {"vr": "UI", "Value": [class_uid]}, "00081155": {"vr": "UI", "Value": [instance_uid]}}
+
+
+def _failed_item(failure: Failure) -> dict[str, Any]:
+    return {**_sop(failure.sop_class_uid, failure.sop_instance_uid), **_reason(failure)}
+
+
+def _referenced_item(receipt: Receipt, base: str) -> dict[str, Any]:
+    instance = receipt.instance
+    item = _sop(instance.sop_class_uid, instance.sop_instance_uid)
+    item["00081190"] = {"vr": "UR", "Value": [resource_url(base, instance.scope)]}
+    if receipt.outcome in WARNING_REASONS:
+        item["00081196"] = {"vr": "US", "Value": [WARNING_REASONS[receipt.outcome]]}
+    return item
+
+
+def status_for(outcomes: Sequence[Receipt | Failure]) -> int:
+    """200 when all is stored without a warning, 202 when something is, else what the failures agree on, or 409.
+
+    PS3.18 §10.5.3.1
+    """
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
+    statuses = {outcome.status for outcome in outcomes if isinstance(outcome, Failure)}
+    if stored:
+        return 202 if statuses or any(receipt.outcome in WARNING_REASONS for receipt in stored) else 200
+    return statuses.pop() if len(statuses) == 1 else 409
+
+
+def _answer_type(request: Request) -> str:
+    """The client's choice among what there is; an Accept that cannot be met never costs it the store."""
+    try:
+        return negotiate(request.headers.getlist("accept"), METADATA_OFFERS).media_type
+    except errors.NotAcceptable:
+        return METADATA_OFFERS[0].media_type
+
+
+async def store(request: Request) -> Response:
+    """``POST /studies`` and ``/studies/{study}``. PS3.18 §10.5
+
+    Every part is stored or refused on its own. What breaks the body itself ends the request: as an error when
+    nothing is stored yet, else as one more failure beside the instances that are. When the archive cannot be
+    reached the rest of the body is not read.
+    """
+    study_instance_uid = path_scope(request).study_instance_uid if "study" in request.path_params else ""
+    events = body_events(request, http_settings(request))
+    answer_type = _answer_type(request)
+    source = Source("dicomweb", address=request.client.host if request.client else "")
+    intake = Intake(session_of(request), source, study_instance_uid)
+    try:
+        broken = await _receive(events, intake)
+        outcomes = await intake.outcomes()
+    finally:
+        await intake.close()
+    if broken is not None:
+        if not any(isinstance(outcome, Receipt) for outcome in outcomes):
+            raise broken
+        outcomes = [*outcomes, failure_of(broken)]
+    _log_failures(outcomes)
+    module = store_instances_response(outcomes, base_url(request), study_instance_uid)
+    headers = dict(NO_SNIFF)
+    if any(isinstance(outcome, Failure) and outcome.is_retryable for outcome in outcomes):
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    return Response(orjson.dumps(module), status_for(outcomes), headers, answer_type)
+
+
+async def _receive(events: AsyncGenerator[Event, None], intake: Intake) -> GatewayError | None:
+    """Read the body to its end; returns what kept us from it."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                await intake.take(event)
+                if intake.is_storage_down:
+                    return errors.StorageUnavailable()
+    except ClientDisconnect:
+        return errors.BadRequest("The body ends before its closing boundary")
+    except (errors.BadRequest, errors.TooLarge) as error:
+        return error
+    return None
+
+
+def _log_failures(outcomes: Sequence[Receipt | Failure]) -> None:
+    kinds = Counter(outcome.error for outcome in outcomes if isinstance(outcome, Failure))
+    for kind, count in sorted(kinds.items()):
+        logger.warning("stow.refused", extra={"error": kind, "count": count})
