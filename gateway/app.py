@@ -100,9 +100,15 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
 
     from gateway.connections import BoundedHttp
     from gateway.dicomweb.routes import application
-    from gateway.pixels.pool import Pool
+    from gateway.pixels.pool import RenderPool
 
-    with open_sessions(values) as sessions, contextlib.closing(Pool(values.pixels)) as pool:
+    pixels = values.pixels
+    with (
+        open_sessions(values) as sessions,
+        contextlib.closing(
+            RenderPool(pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes)
+        ) as pool,
+    ):
         config = uvicorn.Config(
             application(values, sessions, pool),
             http=partial(BoundedHttp, values.http),  # type: ignore[arg-type]

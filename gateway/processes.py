@@ -332,11 +332,12 @@ class Supervisor:
     def _stop(self) -> None:
         """Close the doors, let what runs finish, then end what is left. A second signal ends it at once."""
         seen = self._signals
+        longest = max(child.drain_seconds for child in self._children.values())
+        logger.info("gateway.draining", extra={"seconds": longest})
         for child in self._children.values():
             child.listener.close()
         for running in self._running.values():
             running.process.terminate()
-        longest = max(child.drain_seconds for child in self._children.values())
         deadline = time.monotonic() + longest + KILL_SECONDS
         while self._running and time.monotonic() < deadline and self._signals == seen:
             self._due.clear()

@@ -156,9 +156,6 @@ class PixelSettings:
     workers: int = field(default=1, metadata=_doc("Decoding processes of each HTTP worker.", least=1, most=64))
     seconds: float = field(default=15.0, metadata=_doc("CPU time for one frame (L12).", least=0.1))
     memory_bytes: int = field(default=1 << 30, metadata=_doc("Memory of one decoding process (L12).", least=128 << 20))
-    maximum_frame_pixels: int = field(
-        default=100_000_000, metadata=_doc("Largest frame that is decoded, rows times columns (L12).", least=1)
-    )
 
 
 @dataclass(frozen=True, slots=True)
