@@ -24,6 +24,7 @@ _PDU_AND_PDV_HEADER = struct.Struct(">BxIIBB")
 _PDV_OVERHEAD_BYTES = 6
 _SMALLEST_PEER_PDU_BYTES = 64
 _LARGEST_SENT_PDU_BYTES = 128 * 1024
+_HELD_BYTES = 32 * 1024
 _COMMAND, _LAST = 1, 2
 
 ASSOCIATE_REQUEST, P_DATA, RELEASE_REQUEST, ABORT = 0x01, 0x04, 0x05, 0x07
@@ -53,6 +54,10 @@ class AbortedError(ConnectionEndedError):
 
     def __init__(self) -> None:
         super().__init__("aborted by peer")
+
+
+def discard(_: memoryview) -> None:
+    """The sink of a Data Set that nobody wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Association:
         self._pdu_left = 0
         self._window_end = 0.0
         self._window_start_bytes = 0
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
 
     # Receiving
 
@@ -126,6 +133,14 @@ class Association:
                 self._connection.wait_for_work(idle_end)
             else:
                 self._wait_for_end_of_life()
+        return self._read_request()
+
+    def interjection(self) -> Request | None:
+        """What the peer has sent in the middle of our answers, a C-CANCEL; None when it is silent. PS3.7 §9.3.2.3"""
+        has_bytes = self._pdu_left > 0 or self._connection.has_bytes
+        return self._read_request() if has_bytes else None
+
+    def _read_request(self) -> Request:
         self._open_window()
         context, encoded = self._command_set()
         try:
@@ -184,11 +199,6 @@ class Association:
                 length -= len(piece)
             if control & _LAST:
                 return total
-
-    @property
-    def has_request(self) -> bool:
-        """Whether the peer has sent something that ``next_request`` would read at once: a C-CANCEL, usually."""
-        return self._pdu_left > 0 or self._connection.has_bytes
 
     def _fragment(self) -> tuple[int, int, int]:
         """Length of the next fragment's value, its context and its message control header. PS3.8 Table 9-23, §E.2"""
@@ -258,8 +268,12 @@ class Association:
         data_set: bytes | None = None,
         offending_element: int | None = None,
         comment: str = "",
+        more: bool = False,
     ) -> None:
-        """Send the response to a request, with a Data Set if there is one. PS3.7 §9.3"""
+        """Send the response to a request, with a Data Set if there is one. PS3.7 §9.3
+
+        more: others follow at once, so that a few may go together; ``flush`` or the last one sends what waits.
+        """
         context_id = request.context.context_id
         encoded = command.response(
             request.command,
@@ -271,11 +285,22 @@ class Association:
         pdus = self._pdus(context_id, encoded, _COMMAND)
         if data_set is not None:
             pdus += self._pdus(context_id, data_set, 0)
-        self._connection.send(b"".join(pdus))
+        self._outgoing += pdus
+        self._outgoing_bytes += sum(map(len, pdus))
+        if not more or self._outgoing_bytes >= _HELD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the responses that wait for others."""
+        if self._outgoing:
+            waiting = b"".join(self._outgoing)
+            self._outgoing.clear()
+            self._outgoing_bytes = 0
+            self._connection.send(waiting)
 
     def _pdus(self, context_id: int, encoded: bytes, control: int) -> list[bytes]:
         size = self._sent_fragment_bytes
-        pdus = []
+        pdus: list[bytes] = []
         for start in range(0, max(len(encoded), 1), size):
             fragment = encoded[start : start + size]
             last = _LAST if start + size >= len(encoded) else 0

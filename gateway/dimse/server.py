@@ -1,0 +1,359 @@
+"""The AE: accepts connections, decides who may associate, runs each association in its own thread, drains on stop.
+
+One thread per connection reads with deadlines; nothing polls. Neither pynetdicom's threads nor its queues stand
+between a peer and the archive; it is the reference the tests compare with, and the client of later services (D12).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway import logs, metrics
+from gateway.dimse import query_scp, storage_scp
+from gateway.dimse.admission import Admission
+from gateway.dimse.associate import (
+    APPLICATION_CONTEXT_NAME,
+    MalformedAssociateError,
+    Proposal,
+    decode_request,
+    encode_abort,
+    encode_acceptance,
+    encode_rejection,
+)
+from gateway.dimse.command import RESPONSE, Element, Field
+from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DrainingError
+from gateway.dimse.contexts import Service, negotiate
+from gateway.dimse.limits import DimseLimits
+from gateway.dimse.status import SUCCESS, UNRECOGNISED_OPERATION, Reply
+from gateway.dimse.upper_layer import (
+    NOT_SPECIFIED,
+    PROVIDER,
+    AbortedError,
+    Association,
+    ReleasedError,
+    Request,
+    ViolationError,
+    discard,
+    read_associate_request,
+)
+from gateway.security.actor import Actor
+from gateway.session import Session
+from storage.errors import TooLarge
+from storage.model import Source
+
+logger = logging.getLogger(__name__)
+
+_JOIN_SECONDS = 3.0
+_ACCEPT_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who asks for an association: AE titles as sent, and where from."""
+
+    calling_ae: str
+    called_ae: str
+    address: str
+
+
+def any_peer(peer: Peer) -> Actor | None:
+    """The policy of a listener that only reaches trusted peers: every calling AE may use every verb."""
+    return Actor("peer", peer.calling_ae)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rejection:
+    """An A-ASSOCIATE-RJ: result, source, reason, and the word for log and metric. PS3.8 Table 9-21"""
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: str
+
+
+_PROTOCOL_VERSION = _Rejection(1, 2, 2, "protocol version")
+_APPLICATION_CONTEXT = _Rejection(1, 1, 2, "application context")
+_CALLED_AE = _Rejection(1, 1, 7, "called AE title")
+_CALLING_AE = _Rejection(1, 1, 3, "calling AE title")
+_LIMIT = _Rejection(2, 3, 2, "too many associations")
+_STOPPING = _Rejection(2, 3, 1, "stopping")
+
+
+class DimseServer:
+    """A DIMSE listener on a bound socket, which it owns from then on.
+
+    sessions: makes the Session of an Actor, once for each association. peers: who may associate, and as whom; None
+    refuses. called_ae_is_checked: reject requests for another AE title. tls: of the listener, None for plain TCP.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        ae_title: str,
+        limits: DimseLimits,
+        sessions: Callable[[Actor], Session],
+        *,
+        peers: Callable[[Peer], Actor | None] = any_peer,
+        called_ae_is_checked: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._listener = listener
+        self._ae_title = ae_title
+        self._limits = limits
+        self._sessions = sessions
+        self._peers = peers
+        self._called_ae_is_checked = called_ae_is_checked
+        self._tls = tls
+        self._admission = Admission(limits)
+        self._stopping = threading.Event()
+        self._stopped_fd, self._stop_fd = os.pipe()
+        self._threads: set[threading.Thread] = set()
+
+    # Life of the listener
+
+    def serve(self) -> None:
+        """Accept connections until ``stop``. Call once."""
+        listener = self._listener
+        listener.setblocking(False)
+        listener.listen(min(socket.SOMAXCONN, 1024))
+        waiting = select.poll()
+        waiting.register(listener, select.POLLIN)
+        waiting.register(self._stopped_fd, select.POLLIN)
+        while not self._stopping.is_set():
+            waiting.poll()
+            if not self._stopping.is_set():
+                self._accept()
+        listener.close()
+
+    def _accept(self) -> None:
+        try:
+            accepted, address = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:
+            logger.warning("dimse.listener.exhausted")
+            time.sleep(_ACCEPT_PAUSE_SECONDS)
+            return
+        try:
+            connection = Connection(accepted, str(address[0]), self._stopped_fd, self._limits.send_seconds)
+        except OSError:
+            accepted.close()
+            return
+        if self._admission.enter(connection):
+            metrics.DIMSE_REJECTS.labels("evicted").inc()
+        thread = threading.Thread(target=self._attend, args=(connection,), name="dimse-association", daemon=True)
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            logger.warning("dimse.listener.exhausted")
+            self._threads.discard(thread)
+            self._admission.leave(connection)
+            connection.close()
+
+    def stop(self, seconds: float) -> None:
+        """Stop accepting, let messages under way be answered for up to ``seconds``, then abort what is left.
+
+        Callable from any thread, also from a signal handler's; returns when every association has ended.
+        """
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        os.write(self._stop_fd, b"\0")
+        self._admission.interrupt_pending()
+        deadline = time.monotonic() + seconds
+        for thread in tuple(self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._admission.interrupt_all()
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in tuple(self._threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if not self._threads:
+            os.close(self._stop_fd)
+            os.close(self._stopped_fd)
+
+    # Life of a connection
+
+    def _attend(self, connection: Connection) -> None:
+        """Serve one connection from accept to close, in its own thread."""
+        try:
+            conversation = self._establish(connection)
+            if conversation is not None:
+                conversation.run()
+        except ConnectionEndedError as end:
+            self._bid_farewell(connection, end)
+        finally:
+            self._admission.leave(connection)
+            connection.close()
+            self._threads.discard(threading.current_thread())
+
+    def _establish(self, connection: Connection) -> _Conversation | None:
+        limits = self._limits
+        accepted_at = time.monotonic()
+        end = accepted_at + limits.establishment_seconds
+        if self._tls is not None:
+            connection.secure(self._tls, min(end, accepted_at + limits.tls_handshake_seconds))
+        pdu = read_associate_request(connection, limits, min(end, time.monotonic() + limits.associate_seconds))
+        try:
+            proposal = decode_request(pdu)
+        except MalformedAssociateError as error:
+            raise ViolationError("malformed association request") from error
+        peer = Peer(proposal.calling_ae, proposal.called_ae, connection.address)
+        rejection = self._objection(proposal)
+        actor = None
+        if rejection is None:
+            actor = self._peers(peer)
+            if actor is None:
+                rejection = _CALLING_AE
+            elif self._stopping.is_set():
+                rejection = _STOPPING
+            elif not self._admission.establish(connection, proposal.calling_ae):
+                rejection = _LIMIT
+        if rejection is not None or actor is None:
+            self._reject(connection, rejection or _CALLING_AE)
+            return None
+        results = negotiate(proposal.contexts)
+        association = Association(connection, results, proposal.maximum_length, limits)
+        extended, answered = query_scp.negotiate_extended(proposal.extended)
+        connection.enlarge()
+        connection.send(encode_acceptance(pdu, results, limits.pdu_maximum_bytes, answered))
+        queries = query_scp.QueryService(self._ae_title, limits, extended)
+        source = Source("dimse", peer.calling_ae, peer.address)
+        return _Conversation(association, self._sessions(actor), source, limits, queries)
+
+    def _objection(self, proposal: Proposal) -> _Rejection | None:
+        if not proposal.protocol_version & 1:
+            return _PROTOCOL_VERSION
+        if proposal.application_context != APPLICATION_CONTEXT_NAME:
+            return _APPLICATION_CONTEXT
+        if self._called_ae_is_checked and proposal.called_ae != self._ae_title:
+            return _CALLED_AE
+        if not _is_ae_title(proposal.calling_ae):
+            return _CALLING_AE
+        return None
+
+    def _reject(self, connection: Connection, rejection: _Rejection) -> None:
+        metrics.DIMSE_REJECTS.labels(rejection.reason).inc()
+        logger.warning("dimse.association.rejected", extra={"reason": rejection.reason, "address": connection.address})
+        connection.send_last(encode_rejection(rejection.result, rejection.source, rejection.diagnostic))
+
+    def _bid_farewell(self, connection: Connection, end: ConnectionEndedError) -> None:
+        """One log line for a connection that ended before or in an association, and A-ABORT where one is due."""
+        is_known = self._admission.leave(connection)
+        reason = end.reason if is_known else "evicted"
+        is_ordinary = isinstance(end, (ReleasedError, DrainingError, AbortedError, ClosedError)) or not is_known
+        logger.log(
+            logging.DEBUG if is_ordinary else logging.WARNING,
+            "dimse.connection.ended",
+            extra={"reason": reason, "address": connection.address, "bytes": connection.received_bytes},
+        )
+        if isinstance(end, (ReleasedError, AbortedError, ClosedError)) or not is_known:
+            return
+        if not is_ordinary:
+            metrics.DIMSE_REJECTS.labels(end.reason).inc()
+        abort = end.abort if isinstance(end, ViolationError) else NOT_SPECIFIED
+        if abort is not None:
+            connection.send_last(encode_abort(PROVIDER, abort))
+
+
+def _is_ae_title(title: str) -> bool:
+    """Whether it is a title of the default repertoire, without backslash and control characters. PS3.5 §6.2"""
+    return 0 < len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title
+
+
+class _Conversation:
+    """The messages of one association, one after the other, each answered by the service it belongs to."""
+
+    def __init__(
+        self,
+        association: Association,
+        session: Session,
+        source: Source,
+        limits: DimseLimits,
+        queries: query_scp.QueryService,
+    ) -> None:
+        self._association = association
+        self._session = session
+        self._source = source
+        self._limits = limits
+        self._queries = queries
+        self._services: dict[tuple[Service, int], Callable[[Request], Reply]] = {
+            (Service.VERIFICATION, Field.C_ECHO): self._echo,
+            (Service.STORAGE, Field.C_STORE): self._store,
+            (Service.QUERY, Field.C_FIND): self._find,
+        }
+
+    def run(self) -> None:
+        """Answer messages until the association ends; raises the ConnectionEndedError that says how."""
+        started = time.monotonic()
+        count = 0
+        metrics.DIMSE_ASSOCIATIONS.inc()
+        reason = "error"
+        try:
+            while True:
+                self._answer(self._association.next_request())
+                count += 1
+        except ConnectionEndedError as end:
+            reason = end.reason
+            raise
+        finally:
+            metrics.DIMSE_ASSOCIATIONS.dec()
+            seconds = time.monotonic() - started
+            extra = {"reason": reason, "count": count, "ms": round(seconds * 1000), "address": self._source.address}
+            logger.info("dimse.association.ended", extra=extra)
+
+    def _answer(self, request: Request) -> None:
+        field = request.command.number(Element.COMMAND_FIELD)
+        if field == Field.C_CANCEL:
+            return
+        if field & RESPONSE:
+            raise ViolationError("response without request")
+        logs.request_id.set(logs.new_request_id())
+        started = time.monotonic()
+        reply = self._services.get((request.context.service, field), self._unknown)(request)
+        self._association.respond(
+            request, reply.status, offending_element=reply.offending_element, comment=reply.comment
+        )
+        name = _NAMES.get(field, "other")
+        metrics.DIMSE_REQUESTS.labels(name, f"{reply.status:04X}").inc()
+        metrics.DIMSE_SECONDS.labels(name).observe(time.monotonic() - started)
+        if reply.status != SUCCESS:
+            extra = {"command": name, "status": f"{reply.status:04X}", "reason": reply.comment}
+            logger.warning("dimse.request.refused", extra=extra)
+        if reply.ends_association:
+            raise ViolationError("instance too large", NOT_SPECIFIED)
+
+    def _echo(self, request: Request) -> Reply:
+        if request.has_data_set:
+            self._discard_data_set(request)
+        return Reply(SUCCESS)
+
+    def _store(self, request: Request) -> Reply:
+        return storage_scp.store(
+            self._association, request, self._session, self._source, self._limits.instance_maximum_bytes
+        )
+
+    def _find(self, request: Request) -> Reply:
+        return query_scp.find(self._association, request, self._session, self._queries)
+
+    def _unknown(self, request: Request) -> Reply:
+        if request.has_data_set:
+            self._discard_data_set(request)
+        return Reply(UNRECOGNISED_OPERATION, comment="The operation is not supported in this context")
+
+    def _discard_data_set(self, request: Request) -> None:
+        try:
+            self._association.receive_data_set(request, discard, self._limits.identifier_maximum_bytes)
+        except TooLarge as error:
+            raise ViolationError("Data Set too long") from error
+
+
+_NAMES: dict[int, str] = {Field.C_STORE: "C-STORE", Field.C_FIND: "C-FIND", Field.C_ECHO: "C-ECHO"}

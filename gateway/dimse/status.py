@@ -1,0 +1,111 @@
+"""Errors as DIMSE statuses: one table, and the one place that reads it. PS3.7 Annex C, PS3.4 §B.2.3, §C.4.1.1.4."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from storage import errors
+from storage.errors import GatewayError
+
+SUCCESS = 0x0000
+PENDING = 0xFF00
+PENDING_WITHOUT_SOME_KEYS = 0xFF01
+CANCELLED = 0xFE00
+PROCESSING_FAILURE = 0x0110
+INVALID_INSTANCE_UID = 0x0117
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+UNRECOGNISED_OPERATION = 0x0211
+OUT_OF_RESOURCES = 0xA700
+DATA_SET_MISMATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+COMMENT_CHARACTERS = 64
+_Value = TypeVar("_Value")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The final response to a request.
+
+    offending_element: a tag. comment: a constant, at most 64 ASCII characters. ends_association: the rest of the
+    message was not received, so nothing can follow.
+    """
+
+    status: int
+    offending_element: int | None = None
+    comment: str = ""
+    ends_association: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The statuses of one error: as answer to C-STORE and to C-FIND."""
+
+    store: int
+    find: int
+
+
+STATUSES: dict[type[GatewayError], Row] = {
+    GatewayError: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
+    errors.NotDicom: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.TooComplex: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.InvalidInstance: Row(DATA_SET_MISMATCH, DATA_SET_MISMATCH),
+    errors.IdentityMismatch: Row(DATA_SET_MISMATCH, DATA_SET_MISMATCH),
+    errors.StudyMismatch: Row(DATA_SET_MISMATCH, DATA_SET_MISMATCH),
+    errors.TooLarge: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
+    errors.InstanceConflict: Row(0x0111, PROCESSING_FAILURE),
+    errors.UnsupportedSOPClass: Row(SOP_CLASS_NOT_SUPPORTED, SOP_CLASS_NOT_SUPPORTED),
+    errors.UnsupportedTransferSyntax: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.BadRequest: Row(CANNOT_UNDERSTAND, DATA_SET_MISMATCH),
+    errors.BadQuery: Row(CANNOT_UNDERSTAND, DATA_SET_MISMATCH),
+    errors.UnsupportedMediaType: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.NotFound: Row(PROCESSING_FAILURE, SUCCESS),
+    errors.Gone: Row(PROCESSING_FAILURE, SUCCESS),
+    errors.NotAcceptable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.Undecodable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.Unauthenticated: Row(0x0124, 0x0124),
+    errors.Forbidden: Row(0x0124, 0x0124),
+    errors.Overloaded: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
+    errors.StorageUnavailable: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
+    errors.CorruptObject: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
+}
+"""One row for each class of the error tree. What is retryable is A700, so that modalities send again (ST2)."""
+
+
+def _row(error: GatewayError) -> Row:
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def _reply(status: int, error: GatewayError) -> Reply:
+    if status == SUCCESS:
+        return Reply(SUCCESS)
+    tag = int(error.tag[-8:], 16) if error.tag else None
+    return Reply(status, tag, error.reason[:COMMENT_CHARACTERS])
+
+
+def store_reply(error: GatewayError) -> Reply:
+    """The response to a C-STORE that failed so. PS3.4 Table B.2-1"""
+    return _reply(_row(error).store, error)
+
+
+def find_reply(error: GatewayError) -> Reply:
+    """The response to a C-FIND that failed so. PS3.4 Table C.4-1"""
+    return _reply(_row(error).find, error)
+
+
+def attempt(work: Callable[[], _Value], reply: Callable[[GatewayError], Reply]) -> _Value | Reply:
+    """The result of ``work``, or the reply for what it raised; a bug answers Processing Failure and is logged once.
+
+    The only place of this room that catches everything: a handler never raises at a peer (PS3.7 §C.5.6).
+    """
+    try:
+        return work()
+    except GatewayError as error:
+        return reply(error)
+    except Exception:
+        logger.exception("dimse.request.error")
+        return Reply(PROCESSING_FAILURE, comment="Processing failure")

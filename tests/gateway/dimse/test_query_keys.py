@@ -1,0 +1,185 @@
+"""An Identifier becomes a Query: the rules of C-FIND that need no archive."""
+
+import pytest
+
+from gateway.dimse.contexts import STUDY_ROOT_FIND
+from gateway.dimse.query_scp import Extended, Key, answer_elements, negotiate_extended, read_query
+from storage.errors import BadQuery
+from storage.matching import MatchKind
+from storage.model import Answer, Level, Scope
+
+RELATIONAL = Extended(is_relational=True)
+
+
+def keys(level, **values):
+    found = {} if level is None else {"00080052": {"vr": "CS", "Value": [level]}}
+    for name, value in values.items():
+        found[name.removeprefix("t")] = value
+    return found
+
+
+def element(vr, *values):
+    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+
+
+def read(elements, extended=None):
+    return read_query(dict(sorted(elements.items())), 64, extended)
+
+
+@pytest.mark.parametrize("level", [None, "", "PATIENT", "INSTANCE", "study", "WORKLIST"])
+def test_a_level_that_is_missing_or_unknown_is_refused_with_its_tag(level):
+    with pytest.raises(BadQuery) as raised:
+        read(keys(level))
+    assert raised.value.tag == "00080052"
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("STUDY", Level.STUDY), ("SERIES", Level.SERIES), ("IMAGE", Level.INSTANCE)]
+)
+def test_the_levels_of_the_study_root(name, level):
+    asked = read(keys(name, t0020000D=element("UI", "1.2"), t0020000E=element("UI", "1.3")))
+    assert asked.query.level is level
+
+
+def test_keys_with_and_without_values_are_matched_and_returned():
+    asked = read(keys("STUDY", t00100010=element("PN", {"Alphabetic": "DOE*"}), t00081030=element("LO")))
+    assert [(match.attribute.keyword, match.kind) for match in asked.query.matches] == [
+        ("PatientName", MatchKind.WILDCARD)
+    ]
+    assert asked.keys == {"00100010": Key("PN"), "00081030": Key("LO")}
+    assert asked.query.include == {"00100010", "00081030"}
+    assert asked.is_complete
+
+
+@pytest.mark.parametrize("level", ["SERIES", "IMAGE"])
+@pytest.mark.parametrize("value", [(), ("1.2", "1.3"), ("*",), ("1.2.*",), ("1..2",)], ids=str)
+def test_unique_keys_above_the_level_must_be_single_values(level, value):
+    with pytest.raises(BadQuery) as raised:
+        read(keys(level, t0020000D=element("UI", *value)))
+    assert raised.value.tag == "0020000D"
+
+
+def test_a_relational_query_may_leave_unique_keys_open_or_list_them():
+    asked = read(keys("IMAGE", t00080018=element("UI", "1.5")), RELATIONAL)
+    assert asked.query.scope is None
+    assert [match.attribute.keyword for match in asked.query.matches] == ["SOPInstanceUID"]
+    asked = read(keys("SERIES", t0020000D=element("UI", "1.2", "1.3")), RELATIONAL)
+    assert [match.kind for match in asked.query.matches] == [MatchKind.LIST]
+
+
+def test_unique_keys_above_the_level_are_the_scope_and_are_returned():
+    asked = read(keys("IMAGE", t0020000D=element("UI", "1.2"), t0020000E=element("UI", "1.3")))
+    assert asked.query.scope == Scope("1.2", "1.3")
+    assert asked.query.matches == ()
+    assert set(asked.keys) == {"0020000D", "0020000E"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("00080060", element("CS", "CT")),
+        ("00200013", element("IS", 1)),
+        ("00091001", element("UN")),
+        ("00090010", element("LO", "PRIVATE")),
+        ("00189004", element("CS")),
+        ("00102160", element("SH", "value that cannot be matched")),
+        ("00400275", element("SQ", {"00400009": element("SH", "S1")})),
+    ],
+)
+def test_keys_of_no_use_at_the_level_are_ignored_and_said_to_be(tag, value):
+    asked = read(keys("STUDY", **{f"t{tag}": value}))
+    assert asked.query.matches == ()
+    assert not asked.is_complete
+
+
+@pytest.mark.parametrize("tag", ["00080000", "00100000", "00080005", "00080201", "00080054", "00080056"])
+def test_group_lengths_and_what_describes_the_identifier_are_no_keys(tag):
+    asked = read(keys("STUDY", **{f"t{tag}": element("CS", "ISO_IR 100")}))
+    assert asked.keys == {}
+    assert asked.is_complete
+
+
+def test_a_key_in_a_sequence_is_matched_in_its_items():
+    asked = read(
+        keys(
+            "SERIES",
+            t0020000D=element("UI", "1.2"),
+            t00400275=element("SQ", {"00400009": element("SH", "S1"), "00401001": element("SH")}),
+        )
+    )
+    assert [match.attribute.keyword for match in asked.query.matches] == [
+        "RequestAttributesSequence.ScheduledProcedureStepID"
+    ]
+    assert asked.keys["00400275"] == Key("SQ", frozenset(("00400009", "00401001")))
+    assert asked.is_complete
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("00080020", element("DA", "2020")),
+        ("00080030", element("TM", "99")),
+        ("0020000D", element("UI", "1.2.x")),
+        ("00100020", element("LO", "x" * 300)),
+        ("00100020", {"vr": "LO", "BulkDataURI": "somewhere"}),
+        ("00100010", element("PN", {"Alphabetic": "a*b*c*d*e*f*g*h*i*j"})),
+        ("00400275", {"vr": "SQ", "Value": [{}, {}]}),
+    ],
+)
+def test_values_that_cannot_be_matched_are_refused_with_their_tag(tag, value):
+    with pytest.raises(BadQuery) as raised:
+        read(keys("STUDY", **{f"t{tag}": value}))
+    assert raised.value.tag == tag
+
+
+def test_too_many_keys_are_refused():
+    many = {f"t0010{number:04X}": element("LO") for number in range(1, 70)}
+    with pytest.raises(BadQuery):
+        read(keys("STUDY", **many))
+
+
+def test_an_answer_holds_what_was_asked_empty_where_unknown_and_where_to_retrieve():
+    asked = read(keys("STUDY", t00100010=element("PN"), t00081030=element("LO"), t0020000D=element("UI")))
+    answer = Answer(
+        Level.STUDY,
+        Scope("1.2"),
+        {"0020000D": element("UI", "1.2"), "00100010": element("PN", {"Alphabetic": "A"}), "00080020": element("DA")},
+    )
+    assert answer_elements(asked, answer, "GATEWAY") == {
+        "00080052": element("CS", "STUDY"),
+        "00080054": element("AE", "GATEWAY"),
+        "00080056": element("CS", "ONLINE"),
+        "00081030": element("LO"),
+        "00100010": element("PN", {"Alphabetic": "A"}),
+        "0020000D": element("UI", "1.2"),
+    }
+
+
+def test_items_of_an_answer_hold_what_was_asked_of_them():
+    asked = read(keys("SERIES", t0020000D=element("UI", "1.2"), t00400275=element("SQ", {"00400009": element("SH")})))
+    item = {"00400009": element("SH", "S1"), "00401001": element("SH", "P1")}
+    answer = Answer(Level.SERIES, Scope("1.2", "1.3"), {"00400275": element("SQ", item)})
+    assert answer_elements(asked, answer, "X")["00400275"] == element("SQ", {"00400009": element("SH", "S1")})
+
+
+def test_the_time_zone_of_an_answer_is_told():
+    asked = read(keys("STUDY", t00080030=element("TM")))
+    answer = Answer(Level.STUDY, Scope("1.2"), {"00080201": element("SH", "+0200")})
+    assert answer_elements(asked, answer, "X")["00080201"] == element("SH", "+0200")
+
+
+@pytest.mark.parametrize(
+    ("information", "extended", "answered"),
+    [
+        (None, Extended(), {}),
+        (b"", Extended(), {}),
+        (b"\0", Extended(), {STUDY_ROOT_FIND: b"\0"}),
+        (b"\1", Extended(is_relational=True), {STUDY_ROOT_FIND: b"\1"}),
+        (b"\1\1\1", Extended(is_relational=True, is_fuzzy=True), {STUDY_ROOT_FIND: b"\1\0\1"}),
+        (b"\0\1\1\1\1", Extended(is_fuzzy=True), {STUDY_ROOT_FIND: b"\0\0\1\0\0"}),
+        (b"\1" * 40, Extended(is_relational=True, is_fuzzy=True), {STUDY_ROOT_FIND: b"\1\0\1\0\0"}),
+    ],
+)
+def test_relational_and_fuzzy_queries_are_negotiated(information, extended, answered):
+    proposed = {} if information is None else {STUDY_ROOT_FIND: information}
+    assert negotiate_extended(proposed) == (extended, answered)
