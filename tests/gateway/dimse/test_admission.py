@@ -85,11 +85,11 @@ def test_associations_over_a_limit_are_not_established_until_one_leaves(connect,
     for title, address in zip(titles, addresses, strict=True):
         connection, _ = connect(f"10.0.0.{address}")
         admission.enter(connection)
-        connections.append((connection, title))
-    assert [admission.establish(*one) for one in connections] == [True, True, False]
+        connections.append((connection, title, admission.establish(connection, title)))
+    assert [is_established for _, _, is_established in connections] == [True, True, False]
     assert admission.established == 2
     admission.leave(connections[0][0])
-    assert admission.establish(*connections[2])
+    assert admission.establish(*connections[2][:2])
 
 
 def test_a_connection_that_was_told_to_go_establishes_nothing(connect):
