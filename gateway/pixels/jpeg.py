@@ -86,14 +86,18 @@ class Stream:
         return cls(*_frame_header(header), has_jfif=has_jfif, adobe_transform=adobe, segments=tuple(segments))
 
     def joined(self, *, is_ycbcr: bool, filler: bytes = b"") -> bytes:
-        """The codestream again, saying itself what its colours are; ``filler`` goes to the end of every interval."""
+        """The codestream again, saying itself what its colours are; ``filler`` is put behind every interval."""
         adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([is_ycbcr])
         parts = [_START, adobe] if self.components == 3 else [_START]
         for segment, scan in self.segments:
-            parts.append(segment)
-            if scan:
-                parts += [_RESTART.sub(lambda found: filler + found[0], scan) if filler else scan, filler]
+            parts += [segment, _filled(scan, filler) if filler and segment[1] == _SOS else scan]
         return b"".join([*parts, _END])
+
+
+def _filled(scan: bytes, filler: bytes) -> bytes:
+    """The data of a scan with more behind every restart interval, and with one interval more."""
+    filled, restarts = _RESTART.subn(lambda found: filler + found[0], scan)
+    return filled + filler + b"\xff" + bytes([0xD0 + restarts % 8]) + filler
 
 
 def _marker(frame: bytes, at: int) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def grey(values: Pixels, description: PixelDescription, window: Window | None = 
         is_inverted=description.is_inverted,
     )
     if _has_table(values):
-        return np.take(_table(scale, values.dtype.str), _bits(values))
+        return _looked_through(_table(scale, values.dtype.str), values)
     greys = np.zeros(values.shape, np.uint8)
     for strip, result in zip(_strips(values), _strips(greys), strict=True):
         result[:] = _greys(strip.astype(np.float64), scale)
@@ -77,7 +77,7 @@ def colour(values: Pixels, bits_stored: int) -> Greys:
     if values.dtype == np.uint8 and bits_stored == 8:
         return values
     if _has_table(values):
-        return np.take(_colour_table(bits_stored, values.dtype.itemsize), _bits(values))
+        return _looked_through(_colour_table(bits_stored, values.dtype.itemsize), values)
     return (values.view(np.uint32) >> np.uint32(max(0, bits_stored - 8))).astype(np.uint8)
 
 
@@ -85,7 +85,7 @@ def palette_colour(values: Pixels, palette: tuple[Lut, Lut, Lut]) -> Greys:
     """Palette indices as RGB; an index beyond an end takes that end's colour. PS3.3 §C.7.6.3.1.5"""
     if not _has_table(values):
         raise Undecodable("Palette colour of more than 16 bits is not supported")
-    return np.take(_palette_table(palette, values.dtype.str), _bits(values), axis=0)
+    return _looked_through(_palette_table(palette, values.dtype.str), values)
 
 
 def modality(values: Values, slope: float, intercept: float, lut: Lut | None) -> Values:
@@ -163,9 +163,15 @@ def _has_table(values: Pixels) -> bool:
     return values.dtype.kind in "iu" and values.dtype.itemsize <= 2
 
 
-def _bits(values: Pixels) -> Pixels:
-    """The place of every value in a table: its bits as an unsigned number."""
-    return values.view(f"u{values.dtype.itemsize}")
+def _looked_through(table: Greys, values: Pixels) -> Greys:
+    """The entry of every value, whose place in the table is its bits as an unsigned number.
+
+    By strips, as numpy widens the indices to 64 bits.
+    """
+    greys = np.zeros(values.shape + table.shape[1:], np.uint8)
+    for strip, result in zip(_strips(values.view(f"u{values.dtype.itemsize}")), _strips(greys), strict=True):
+        np.take(table, strip, axis=0, out=result, mode="clip")
+    return greys
 
 
 def _all_values(dtype: str) -> Pixels:
@@ -238,5 +244,5 @@ def _shown(strip: Pixels, description: PixelDescription) -> Values:
 
 def _strips(values: Pixels) -> Iterator[Pixels]:
     """Views of the rows, about a million values at a time."""
-    rows = max(1, _STRIP_VALUES // values.shape[1])
+    rows = max(1, _STRIP_VALUES // values.shape[1])  # the same for greys and colour, so that their strips match
     return (values[start : start + rows] for start in range(0, values.shape[0], rows))
