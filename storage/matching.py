@@ -1,8 +1,7 @@
 """Query and the kinds of matching: what is asked of the archive, whoever asks. Pure; it knows no SQL.
 
 ``Match.accepts`` is the reference: an index must answer as if it had asked it about every row. Values are compared
-in their search form, which is the same for the value stored and the value asked for: text in NFC without padding,
-numbers by value, dates and times in full digits, names folded. PS3.4 §C.2.2.2, PS3.18 §8.3.4
+in their search form (``storage.forms``). PS3.4 §C.2.2.2, PS3.18 §8.3.4
 
 Where the standard leaves a choice: a date, time or date-time of partial precision stands for its whole interval; a
 range of times whose end lies before its start goes over midnight; a date-time with an offset is compared in UTC.
@@ -10,202 +9,35 @@ range of times whose end lies before its start goes over midnight; a date-time w
 
 from __future__ import annotations
 
-import calendar
-import datetime as dt
-import decimal
 import enum
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from storage.attributes import Attribute
 from storage.errors import BadQuery
+from storage.forms import (
+    COMPONENT_GROUPS,
+    NUMBER_VRS,
+    clean,
+    date_form,
+    date_time_interval,
+    name_form,
+    number_form,
+    search_forms,
+    time_interval,
+)
 from storage.model import JsonElement, Level, Scope
 
 MAXIMUM_VALUE_CHARACTERS = 256
 MAXIMUM_LISTED_VALUES = 1000
 MAXIMUM_WILDCARDS = 8
 MAXIMUM_MATCHES = 32
-# Of what is stored: more of a value, or more values, than this cannot be found, only returned.
-MAXIMUM_SEARCHED_CHARACTERS = 1024
-MAXIMUM_SEARCHED_VALUES = 64
 
 _WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
-_NUMBER_VRS = frozenset(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"))
 _LIST_VRS = frozenset(("CS", "UI"))  # neither comma nor backslash can be part of a value
-_COMPONENT_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
-
-
-# ---- search forms ------------------------------------------------------------------------------------------------
-
-_CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
-
-
-def _clean(text: str) -> str:
-    if text.isascii() and text.isprintable():
-        return text.strip()
-    text = text.encode("utf-8", "replace").decode("utf-8").translate(_CONTROLS)
-    return unicodedata.normalize("NFC", text).strip()
-
-
-def _text_form(value: JsonElement) -> str | None:
-    return _clean(str(value))[:MAXIMUM_SEARCHED_CHARACTERS].strip() or None
-
-
-def _number_form(value: JsonElement) -> str | None:
-    try:
-        number = decimal.Decimal(str(value).strip(" \0"))
-        if not number.is_finite():
-            return None
-        if number == number.to_integral_value() and number.adjusted() < 18:
-            return str(int(number))
-        return str(number.normalize())
-    except ArithmeticError:
-        return None
-
-
-def _uid_form(value: JsonElement) -> str | None:
-    return str(value).strip(" \0")[:64] or None
-
-
-_DATE = re.compile(r"([0-9]{4})(\.?)([0-9]{2})\2([0-9]{2})", re.ASCII)
-_TIME = re.compile(
-    r"([0-9]{2})(?:(:?)([0-9]{2})(?:\2([0-9]{2})(?:\.([0-9]{1,6}))?)?)?",
-    re.ASCII,
-)
-_DATE_TIME = re.compile(
-    r"([0-9]{4})(?:([0-9]{2})(?:([0-9]{2})(?:([0-9]{2})(?:([0-9]{2})(?:([0-9]{2})(?:\.([0-9]{1,6}))?)?)?)?)?)?"
-    r"([+-][0-9]{4})?",
-    re.ASCII,
-)
-
-
-def _date_form(value: JsonElement) -> str | None:
-    found = _DATE.fullmatch(_clean(str(value)))
-    if not found or not ("01" <= found[3] <= "12" and "01" <= found[4] <= "31"):
-        return None
-    return found[1] + found[3] + found[4]
-
-
-def _time_interval(text: str) -> tuple[str, str] | None:
-    """First and last microsecond of a time of any precision, as ``HHMMSS.FFFFFF``. PS3.5 Table 6.2-1"""
-    found = _TIME.fullmatch(_clean(text))
-    if not found:
-        return None
-    hour, minute, second, fraction = found[1], found[3], found[4], found[5]
-    if hour > "23" or (minute or "") > "59" or (second or "") > "60":
-        return None
-    low = f"{hour}{minute or '00'}{second or '00'}.{(fraction or '').ljust(6, '0')}"
-    high = f"{hour}{minute or '59'}{second or '59'}.{(fraction or '').ljust(6, '9')}"
-    return low, high
-
-
-def _time_form(value: JsonElement) -> str | None:
-    interval = _time_interval(str(value))
-    return interval[0] if interval else None
-
-
-def _date_time_interval(text: str) -> tuple[str, str] | None:
-    """First and last microsecond of a date-time, in UTC if it has an offset, as ``YYYYMMDDHHMMSS.FFFFFF``."""
-    found = _DATE_TIME.fullmatch(_clean(text))
-    if not found:
-        return None
-    year, month, day, hour, minute, second, fraction, offset = found.groups()
-    second = "59" if second == "60" else second
-    try:
-        last_month = month or "12"
-        last_day = day or str(calendar.monthrange(int(year), int(last_month))[1])
-        low = _moment(year, month or "01", day or "01", hour or "00", minute or "00", second or "00")
-        high = _moment(year, last_month, last_day, hour or "23", minute or "59", second or "59")
-        shift = _shift(offset)
-        return (
-            _date_time_text(low.replace(microsecond=int((fraction or "").ljust(6, "0"))) - shift),
-            _date_time_text(high.replace(microsecond=int((fraction or "").ljust(6, "9"))) - shift),
-        )
-    except (ValueError, OverflowError):
-        return None
-
-
-def _moment(*parts: str) -> dt.datetime:
-    year, month, day, hour, minute, second = (int(part) for part in parts)
-    return dt.datetime(year, month, day, hour, minute, second, tzinfo=dt.UTC)
-
-
-def _shift(offset: str | None) -> dt.timedelta:
-    if not offset:
-        return dt.timedelta(0)
-    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
-    if not -12 * 60 <= (signed := -minutes if offset[0] == "-" else minutes) <= 14 * 60:
-        raise ValueError
-    return dt.timedelta(minutes=signed)
-
-
-def _date_time_text(moment: dt.datetime) -> str:
-    return f"{moment.year:04d}{moment:%m%d%H%M%S}.{moment.microsecond:06d}"
-
-
-def _date_time_form(value: JsonElement) -> str | None:
-    interval = _date_time_interval(str(value))
-    return interval[0] if interval else None
-
-
-def _name_form(text: str) -> str:
-    """One component group of a name, or a pattern for one, folded. PS3.5 §6.2.1.2"""
-    folded = unicodedata.normalize("NFC", _clean(text).casefold())
-    components = (component.strip() for component in folded[:MAXIMUM_SEARCHED_CHARACTERS].split("^"))
-    return "^".join(components).rstrip("^ ")
-
-
-_FORMS: Mapping[str, Callable[[JsonElement], str | None]] = MappingProxyType(
-    {
-        **dict.fromkeys(_NUMBER_VRS, _number_form),
-        "DA": _date_form,
-        "DT": _date_time_form,
-        "TM": _time_form,
-        "UI": _uid_form,
-    }
-)
-
-
-def _form(vr: str, value: JsonElement) -> str | None:
-    if value is None or isinstance(value, (dict, list, bool)):
-        return None
-    return _FORMS.get(vr, _text_form)(value)
-
-
-def _groups_of_name(value: JsonElement) -> list[str]:
-    if isinstance(value, str):  # not the JSON Model, but some converters write it
-        value = dict(zip(_COMPONENT_GROUPS, value.split("="), strict=False))
-    if not isinstance(value, dict):
-        return ["", "", ""]
-    return [_name_form(str(value.get(group) or "")) for group in _COMPONENT_GROUPS]
-
-
-def search_forms(attribute: Attribute, element: JsonElement | None) -> tuple[tuple[str | None, ...], ...]:
-    """The values of an element as they are compared: one tuple, or three for the component groups of names.
-
-    A value that its VR does not allow has no search form: it is returned, but found by no key. For an attribute in
-    a sequence ``element`` is the sequence, and there is one place for each item, None where it has no value.
-    """
-    found = list((element or {}).get("Value") or ())[:MAXIMUM_SEARCHED_VALUES]
-    if attribute.is_nested:
-        return (tuple(_form(attribute.vr, _first_value(item, attribute.leaf_tag)) for item in found),)
-    if attribute.vr == "PN":
-        names = [_groups_of_name(value) for value in found]
-        return tuple(_distinct(name[group] for name in names) for group in range(3))
-    return (_distinct(_form(attribute.vr, value) for value in found),)
-
-
-def _first_value(item: JsonElement, tag: str) -> JsonElement | None:
-    element = item.get(tag) if isinstance(item, dict) else None
-    return next(iter((element or {}).get("Value") or ()), None)
-
-
-def _distinct(values: Iterable[str | None]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(value for value in values if value))
 
 
 # ---- terms: what one value must be -------------------------------------------------------------------------------
@@ -354,7 +186,7 @@ def _listed(attribute: Attribute, raw_text: str, *, multiple: bool) -> list[str]
         raise BadQuery("The value of a key is too long", tag=attribute.tag)
     if any("\ud800" <= character <= "\udfff" for part in parts for character in part):
         raise BadQuery("The value of a key is not Unicode text", tag=attribute.tag)
-    return [text for part in parts if (text := _STARS.sub("*", _clean(part)))]
+    return [text for part in parts if (text := _STARS.sub("*", clean(part)))]
 
 
 def _terms(attribute: Attribute, text: str) -> tuple[Term, ...]:
@@ -387,7 +219,7 @@ _OPEN_END = re.compile(r"[\^*]*\^[\^*]*\*$")
 
 def _name_terms(text: str) -> tuple[Term, ...]:
     """A name or a pattern; ``DOE^*`` also finds a DOE without further components."""
-    pattern = _STARS.sub("*", _name_form(text))
+    pattern = _STARS.sub("*", name_form(text))
     if not pattern.strip("*"):
         return ()
     terms = [_pattern_or_text(pattern)]
@@ -402,17 +234,17 @@ def _uid_terms(text: str) -> tuple[Term, ...] | None:
 
 
 def _number_terms(text: str) -> tuple[Term, ...] | None:
-    form = _number_form(text)
+    form = number_form(text)
     return None if form is None else (Exactly(form),)
 
 
 def _date_terms(text: str) -> tuple[Term, ...] | None:
     low_text, dash, high_text = text.partition("-")
     if not dash:
-        form = _date_form(text)
+        form = date_form(text)
         return None if form is None else (Exactly(form),)
-    low = _date_form(low_text) if low_text.strip() else "00000000"
-    high = _date_form(high_text) if high_text.strip() else "99999999"
+    low = date_form(low_text) if low_text.strip() else "00000000"
+    high = date_form(high_text) if high_text.strip() else "99999999"
     if low is None or high is None or low > high or text.strip() == "-":
         return None
     return (Between(low, high),)
@@ -421,10 +253,10 @@ def _date_terms(text: str) -> tuple[Term, ...] | None:
 def _time_terms(text: str) -> tuple[Term, ...] | None:
     low_text, dash, high_text = text.partition("-")
     if not dash:
-        interval = _time_interval(text)
+        interval = time_interval(text)
         return None if interval is None else (Between(*interval),)
-    low = _time_interval(low_text) if low_text.strip() else ("000000.000000", "")
-    high = _time_interval(high_text) if high_text.strip() else ("", "235960.999999")
+    low = time_interval(low_text) if low_text.strip() else ("000000.000000", "")
+    high = time_interval(high_text) if high_text.strip() else ("", "235960.999999")
     if low is None or high is None or text.strip() == "-":
         return None
     if low[0] <= high[1]:
@@ -434,12 +266,12 @@ def _time_terms(text: str) -> tuple[Term, ...] | None:
 
 def _date_time_terms(text: str) -> tuple[Term, ...] | None:
     """A date-time or a range of them. A hyphen that starts an offset from UTC makes no range. PS3.4 §C.2.2.2.5.4"""
-    if interval := _date_time_interval(text):
+    if interval := date_time_interval(text):
         return (Between(*interval),)
     for dash in (found.start() for found in re.finditer("-", text)):
         low_text, high_text = text[:dash].strip(), text[dash + 1 :].strip()
-        low = _date_time_interval(low_text) if low_text else ("00000101000000.000000", "")
-        high = _date_time_interval(high_text) if high_text else ("", "99991231235959.999999")
+        low = date_time_interval(low_text) if low_text else ("00000101000000.000000", "")
+        high = date_time_interval(high_text) if high_text else ("", "99991231235959.999999")
         if low and high and (low_text or high_text):
             return (Between(low[0], high[1]),) if low[0] <= high[1] else None
     return None
@@ -447,7 +279,7 @@ def _date_time_terms(text: str) -> tuple[Term, ...] | None:
 
 _READERS: Mapping[str, _Reader] = MappingProxyType(
     {
-        **dict.fromkeys(_NUMBER_VRS, _number_terms),
+        **dict.fromkeys(NUMBER_VRS, _number_terms),
         **dict.fromkeys(_WILDCARD_VRS, _text_terms),
         "DA": _date_terms,
         "DT": _date_time_terms,
@@ -461,10 +293,10 @@ _READERS: Mapping[str, _Reader] = MappingProxyType(
 def _match_of_groups(attribute: Attribute, texts: Sequence[str]) -> Match:
     """A name in several component groups: each that is given must match in its own group."""
     groups = texts[0].split("=")
-    if len(texts) > 1 or len(groups) > len(_COMPONENT_GROUPS):
+    if len(texts) > 1 or len(groups) > len(COMPONENT_GROUPS):
         raise BadQuery("The value of a key is malformed", tag=attribute.tag)
     given = [_terms(attribute, group) if group.strip("* ") else () for group in groups]
-    terms = tuple(given + [()] * (len(_COMPONENT_GROUPS) - len(given)))
+    terms = tuple(given + [()] * (len(COMPONENT_GROUPS) - len(given)))
     every = [term for group in terms for term in group]
     return Match(attribute, _kind(every, 1), terms) if every else Match(attribute, MatchKind.UNIVERSAL)
 

@@ -21,8 +21,10 @@ class Index(Protocol):
 
         Waits for its own commit, which others may share (D14, R6). Raises Overloaded when the queue of stores is
         full. An instance that is there already stays (R4, R5): same digest and transfer syntax give DUPLICATE, the
-        same SOP Instance UID in another transfer syntax VARIANT, other bytes CONFLICT; the last two keep a row of
-        the loser's object, and the receipt names the instance that stays current.
+        same SOP Instance UID of the same series in another transfer syntax VARIANT, everything else CONFLICT; the
+        last two keep a row of the loser's object, and the receipt names the instance that stays current. Study and
+        series keep the first value of each attribute that is not empty; a patient that differs from it is a warning
+        of the receipt.
         """
         ...
 
@@ -49,7 +51,9 @@ class Index(Protocol):
     def delete(self, scope: Scope) -> Sequence[Instance]:
         """Remove the rows under ``scope``: tombstones, counts and changes in one transaction (R9).
 
-        Returns what was removed; the objects stay for whoever collects them.
+        Returns what was removed, empty when there was nothing; parents that are left empty go, too. One change names
+        the scope. The objects, those of rivals as well, stay for whoever collects them, with their keys in the
+        tombstones.
         """
         ...
 

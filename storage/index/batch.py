@@ -1,0 +1,436 @@
+"""Batch: what is written in one transaction. Parents, rows, counts and changes of an instance belong together (Q28).
+
+Counts and the lists of modalities and SOP classes are put off to the end of the transaction, one update for each
+parent however many instances came. It runs statements on the connection it is given and never commits.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from storage.attributes import Attribute, by_keyword, has_value
+from storage.forms import search_forms
+from storage.index.columns import (
+    date_order,
+    derived_columns,
+    derived_values,
+    first_form,
+    number_order,
+    pack,
+    unpack,
+)
+from storage.index.engine import Connection
+from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
+from storage.model import Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
+
+OTHER_PATIENT = "The instance names another patient than the study it belongs to"
+
+STORED, DELETED = "stored", "deleted"
+
+
+def _key(keyword: str) -> Attribute:
+    attribute = by_keyword(keyword)
+    assert attribute is not None
+    return attribute
+
+
+_STUDY_DATE, _STUDY_TIME = _key("StudyDate"), _key("StudyTime")
+_SERIES_NUMBER, _INSTANCE_NUMBER = _key("SeriesNumber"), _key("InstanceNumber")
+_MODALITY = _key("Modality")
+_PATIENT_KEYS = (_key("PatientID"), _key("PatientName"))
+
+
+# ---- texts, made of the attribute table's column names and constants ----------------------------------------------
+
+
+def _insert(table: str, names: Sequence[str]) -> str:
+    places = ", ".join("?" * len(names))
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places}) RETURNING id"  # noqa: S608 - constant names
+
+
+def _update(table: str, names: Sequence[str]) -> str:
+    return f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"  # noqa: S608 - constant names
+
+
+_STUDY_DERIVED = ("study_order", "attributes", *derived_columns(Level.PATIENT, Level.STUDY))
+_SERIES_DERIVED = ("series_order", "attributes", *derived_columns(Level.SERIES))
+_INSTANCE_DERIVED = ("instance_order", "attributes", *derived_columns(Level.INSTANCE))
+
+_ENCODING = (
+    "sop_instance_uid",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "digest",
+    "object_key",
+    "size_bytes",
+    "data_set_offset",
+    "number_of_frames",
+)
+_RECEIVED = ("received_at", "last_received_at", "door", "calling_ae", "address")
+
+_INSERT_STUDY = _insert("study", ("study_instance_uid", *_STUDY_DERIVED))
+_INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *_SERIES_DERIVED))
+_INSERT_INSTANCE = _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED))
+_INSERT_RIVAL = (
+    _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED)).removesuffix(
+        "RETURNING id"
+    )
+    + "ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
+    "last_received_at = excluded.last_received_at, receive_count = receive_count + 1"
+)
+_UPDATE_STUDY = _update("study", _STUDY_DERIVED)
+_UPDATE_SERIES = _update("series", _SERIES_DERIVED)
+
+_SELECT_CURRENT = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
+_RECEIVED_AGAIN = (
+    "UPDATE instance SET last_received_at = ?, receive_count = receive_count + 1 WHERE sop_instance_uid = ?"
+)
+_INSERT_CHANGE = (
+    "INSERT INTO change (kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at) "
+    "VALUES (?, ?, ?, ?, ?)"
+)
+
+
+# ---- an entry, made ready outside the transaction ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry with all that can be worked out before the transaction: what its study, series and instance say."""
+
+    entry: Entry
+    study: Mapping[str, JsonElement]
+    series: Mapping[str, JsonElement]
+    instance: tuple[Any, ...]
+    bulk: bytes
+
+
+def row_of(entry: Entry) -> Row:
+    """Make an entry ready. Pure, and safe to call in the thread that stores."""
+    instance = _with_value(entry.attributes.get(Level.INSTANCE, {}))
+    places = {path: (value.start, value.end, value.vr) for path, value in entry.bulk.items()}
+    return Row(
+        entry,
+        _with_value({**entry.attributes.get(Level.PATIENT, {}), **entry.attributes.get(Level.STUDY, {})}),
+        _with_value(entry.attributes.get(Level.SERIES, {})),
+        (
+            number_order(first_form(instance, _INSTANCE_NUMBER)),
+            _json(instance),
+            *derived_values(instance, Level.INSTANCE),
+        ),
+        orjson.dumps(places),
+    )
+
+
+def _with_value(attributes: Mapping[str, JsonElement]) -> dict[str, JsonElement]:
+    return {tag: element for tag, element in attributes.items() if has_value(element)}
+
+
+def _json(attributes: Mapping[str, JsonElement]) -> bytes:
+    return orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
+
+
+def _study_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
+    order = date_order(first_form(attributes, _STUDY_DATE), first_form(attributes, _STUDY_TIME))
+    return (order, _json(attributes), *derived_values(attributes, Level.PATIENT, Level.STUDY))
+
+
+def _series_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
+    order = number_order(first_form(attributes, _SERIES_NUMBER))
+    return (order, _json(attributes), *derived_values(attributes, Level.SERIES))
+
+
+def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
+    """Whether Patient ID or Patient's Name are both there and differ."""
+    for key in _PATIENT_KEYS:
+        ours, theirs = row.study.get(key.tag), known.get(key.tag)
+        if ours and theirs and ours != theirs:
+            one, other = first_form(row.study, key), first_form(known, key)
+            if one and other and one != other:
+                return True
+    return False
+
+
+# ---- the batch -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Parent:
+    id: int
+    attributes: Mapping[str, JsonElement]
+
+
+@dataclass(slots=True)
+class _Gain:
+    """What a study gained in this transaction and is not told of yet."""
+
+    instances: int = 0
+    series: int = 0
+    instances_of_series: dict[int, int] = field(default_factory=dict)
+    modalities: set[str] = field(default_factory=set)
+    sop_classes: set[str] = field(default_factory=set)
+
+
+class Batch:
+    """One transaction's acts. Not thread-safe: it lives in the thread that commits."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._studies: dict[str, _Parent] = {}
+        self._series: dict[tuple[int, str], _Parent] = {}
+        self._gains: dict[int, _Gain] = {}
+        self._now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+
+    def forget(self) -> None:
+        """Drop what is known of parents: an act that may have made one was undone."""
+        self._studies.clear()
+        self._series.clear()
+
+    # -- store
+
+    def add(self, row: Row) -> Receipt:
+        """Insert an entry as ``Index.add`` promises it."""
+        instance = row.entry.instance
+        found = self._connection.execute(_SELECT_CURRENT, (instance.sop_instance_uid,)).fetchone()
+        if found is not None:
+            return self._receive_again(row.entry, Instance(*found))
+        study, is_new_study = self._study(instance.study_instance_uid, row.study)
+        series, is_new_series = self._series_of(study, instance.series_instance_uid, row.series)
+        is_other = not is_new_study and _names_another_patient(row, study.attributes)
+        (row_id,) = self._connection.execute(
+            _INSERT_INSTANCE,
+            (series.id, is_other, *_encoding(instance), *self._received(row.entry.source), *row.instance),
+        ).fetchone()
+        self._connection.execute(
+            "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?)",
+            (row_id, row.entry.metadata, row.entry.frame_table, row.bulk),
+        )
+        self._note(STORED, instance.scope)
+        self._gain(study.id, series, instance, is_new_series=is_new_series)
+        return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
+
+    def _receive_again(self, entry: Entry, current: Instance) -> Receipt:
+        """The SOP Instance UID is taken: the first stays current, and other bytes are kept beside it (R4, R5)."""
+        instance = entry.instance
+        outcome = outcome_of(instance, current)
+        if outcome is Outcome.DUPLICATE:
+            self._connection.execute(_RECEIVED_AGAIN, (self._now, instance.sop_instance_uid))
+        else:
+            uids = (instance.study_instance_uid, instance.series_instance_uid)
+            self._connection.execute(
+                _INSERT_RIVAL, (outcome.value, *uids, *_encoding(instance), *self._received(entry.source))
+            )
+        return Receipt(outcome, current)
+
+    def _received(self, source: Source) -> tuple[str, ...]:
+        return (self._now, self._now, source.door, source.calling_ae, source.address)
+
+    def _study(self, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Parent, bool]:
+        parent = self._studies.get(uid)
+        if parent is None:
+            found = self._connection.execute(
+                "SELECT id, attributes FROM study WHERE study_instance_uid = ?", (uid,)
+            ).fetchone()
+            if found is None:
+                (study_id,) = self._connection.execute(_INSERT_STUDY, (uid, *_study_values(attributes))).fetchone()
+                parent = self._studies[uid] = _Parent(study_id, attributes)
+                return parent, True
+            parent = self._studies[uid] = _Parent(found[0], orjson.loads(found[1]))
+        if attributes.keys() - parent.attributes.keys():
+            parent.attributes = {**attributes, **parent.attributes}
+            self._connection.execute(_UPDATE_STUDY, (*_study_values(parent.attributes), parent.id))
+        return parent, False
+
+    def _series_of(self, study: _Parent, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Parent, bool]:
+        parent = self._series.get((study.id, uid))
+        if parent is None:
+            found = self._connection.execute(
+                "SELECT id, attributes FROM series WHERE study = ? AND series_instance_uid = ?", (study.id, uid)
+            ).fetchone()
+            if found is None:
+                values = (study.id, uid, *_series_values(attributes))
+                (series_id,) = self._connection.execute(_INSERT_SERIES, values).fetchone()
+                parent = self._series[study.id, uid] = _Parent(series_id, attributes)
+                return parent, True
+            parent = self._series[study.id, uid] = _Parent(found[0], orjson.loads(found[1]))
+        if attributes.keys() - parent.attributes.keys():
+            parent.attributes = {**attributes, **parent.attributes}
+            self._connection.execute(_UPDATE_SERIES, (*_series_values(parent.attributes), parent.id))
+        return parent, False
+
+    def _note(self, kind: str, scope: Scope) -> None:
+        uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
+        self._connection.execute(_INSERT_CHANGE, (kind, *uids, self._now))
+
+    def _gain(self, study_id: int, series: _Parent, instance: Instance, *, is_new_series: bool) -> None:
+        gain = self._gains.setdefault(study_id, _Gain())
+        gain.instances += 1
+        gain.series += is_new_series
+        gain.instances_of_series[series.id] = gain.instances_of_series.get(series.id, 0) + 1
+        gain.sop_classes.add(instance.sop_class_uid)
+        gain.modalities.update(_modalities(series.attributes))
+
+    def settle(self) -> None:
+        """Tell parents what they gained."""
+        for study_id, gain in self._gains.items():
+            self._connection.executemany(
+                "UPDATE series SET number_of_series_related_instances = number_of_series_related_instances + ? "
+                "WHERE id = ?",
+                [(count, series_id) for series_id, count in gain.instances_of_series.items()],
+            )
+            modalities, sop_classes = self._connection.execute(
+                "SELECT modalities_in_study, sop_classes_in_study FROM study WHERE id = ?", (study_id,)
+            ).fetchone()
+            self._connection.execute(
+                "UPDATE study SET number_of_study_related_series = number_of_study_related_series + ?, "
+                "number_of_study_related_instances = number_of_study_related_instances + ?, "
+                "modalities_in_study = ?, sop_classes_in_study = ? WHERE id = ?",
+                (
+                    gain.series,
+                    gain.instances,
+                    _united(unpack(modalities), gain.modalities),
+                    _united(unpack(sop_classes), gain.sop_classes),
+                    study_id,
+                ),
+            )
+        self._gains.clear()
+
+    # -- delete
+
+    def delete(self, scope: Scope) -> Sequence[Instance]:
+        """Remove what is under a scope as ``Index.delete`` promises it."""
+        condition, parameters = scope_condition(scope)
+        rows = self._connection.execute(
+            f"SELECT {INSTANCE_COLUMNS}, series.id, study.id FROM {INSTANCE_TABLES} WHERE {condition} "  # noqa: S608 - constants
+            f"ORDER BY {ORDERS[Level.INSTANCE]}",
+            parameters,
+        ).fetchall()
+        if not rows:
+            return []
+        removed = [Instance(*row[:-2]) for row in rows]
+        self._bury((one.scope, one.key) for one in removed)
+        self._remove_rows(condition, parameters)
+        studies = sorted({(row[-1], row[0]) for row in rows})
+        for study_id, study_uid in studies:
+            emptied = sorted({(row[-2], row[1]) for row in rows if row[-1] == study_id})
+            self._remove_empty_parents(study_id, study_uid, emptied)
+        self._note(DELETED, scope)
+        self.forget()
+        for study_id, _ in studies:
+            self._gains.pop(study_id, None)
+        return removed
+
+    def _bury(self, resources: Iterable[tuple[Scope, str]]) -> None:
+        self._connection.executemany(
+            "INSERT INTO tombstone (study_instance_uid, series_instance_uid, sop_instance_uid, object_key, deleted_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (
+                (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key, self._now)
+                for scope, key in resources
+            ),
+        )
+
+    def _remove_rows(self, condition: str, parameters: Sequence[Any]) -> None:
+        """The rows of instances, their documents, and their rivals, whose objects get a tombstone as well."""
+        chosen = f"(SELECT instance.id FROM {INSTANCE_TABLES} WHERE {condition})"  # noqa: S608 - constants
+        uids = f"(SELECT instance.sop_instance_uid FROM {INSTANCE_TABLES} WHERE {condition})"  # noqa: S608 - constants
+        self._connection.execute(
+            "INSERT INTO tombstone "  # noqa: S608 - constants
+            "(study_instance_uid, series_instance_uid, sop_instance_uid, object_key, deleted_at) "
+            "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key, ? FROM rival "
+            f"WHERE sop_instance_uid IN {uids}",
+            (self._now, *parameters),
+        )
+        for text in (
+            f"DELETE FROM rival WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
+            f"DELETE FROM document WHERE instance IN {chosen}",  # noqa: S608 - constants
+            f"DELETE FROM instance WHERE id IN {chosen}",  # noqa: S608 - constants
+        ):
+            self._connection.execute(text, parameters)
+
+    def _remove_empty_parents(self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]]) -> None:
+        for series_id, series_uid in touched:
+            emptied = self._connection.execute(
+                "DELETE FROM series WHERE id = ? AND NOT EXISTS (SELECT 1 FROM instance WHERE series = series.id)",
+                (series_id,),
+            )
+            if emptied.rowcount:
+                self._bury([(Scope(study_uid, series_uid), "")])
+        emptied = self._connection.execute(
+            "DELETE FROM study WHERE id = ? AND NOT EXISTS (SELECT 1 FROM series WHERE study = study.id)", (study_id,)
+        )
+        if emptied.rowcount:
+            self._bury([(Scope(study_uid), "")])
+        else:
+            self._count_again(study_id)
+
+    def _count_again(self, study_id: int) -> None:
+        """Counts and lists of a study from its rows, as ``settle`` would have left them."""
+        self._connection.execute(
+            "UPDATE series SET number_of_series_related_instances = "
+            "(SELECT count(*) FROM instance WHERE instance.series = series.id) WHERE study = ?",
+            (study_id,),
+        )
+        series = self._connection.execute(
+            "SELECT modality, number_of_series_related_instances FROM series WHERE study = ?", (study_id,)
+        ).fetchall()
+        sop_classes = self._connection.execute(
+            "SELECT DISTINCT instance.sop_class_uid FROM instance JOIN series ON instance.series = series.id "
+            "WHERE series.study = ?",
+            (study_id,),
+        ).fetchall()
+        self._connection.execute(
+            "UPDATE study SET number_of_study_related_series = ?, number_of_study_related_instances = ?, "
+            "modalities_in_study = ?, sop_classes_in_study = ? WHERE id = ?",
+            (
+                len(series),
+                sum(count for _, count in series),
+                _united((one for modality, _ in series for one in unpack(modality)), ()),
+                _united((uid for (uid,) in sop_classes), ()),
+                study_id,
+            ),
+        )
+
+
+def outcome_of(instance: Instance, current: Instance) -> Outcome:
+    """What an instance is to the one that has its SOP Instance UID.
+
+    A variant is the same instance in another transfer syntax, so it belongs to the same series; everything else
+    that is not the very same is a conflict.
+    """
+    if (instance.digest, instance.transfer_syntax_uid) == (current.digest, current.transfer_syntax_uid):
+        return Outcome.DUPLICATE
+    has_same_parents = (instance.study_instance_uid, instance.series_instance_uid) == (
+        current.study_instance_uid,
+        current.series_instance_uid,
+    )
+    if has_same_parents and instance.transfer_syntax_uid != current.transfer_syntax_uid:
+        return Outcome.VARIANT
+    return Outcome.CONFLICT
+
+
+def _encoding(instance: Instance) -> tuple[Any, ...]:
+    return (
+        instance.sop_instance_uid,
+        instance.sop_class_uid,
+        instance.transfer_syntax_uid,
+        instance.digest,
+        instance.key,
+        instance.size_bytes,
+        instance.data_set_offset,
+        instance.number_of_frames,
+    )
+
+
+def _modalities(attributes: Mapping[str, JsonElement]) -> list[str]:
+    (forms,) = search_forms(_MODALITY, attributes.get(_MODALITY.tag))
+    return [form for form in forms if form]
+
+
+def _united(values: Iterable[str], others: Iterable[str]) -> str | None:
+    return pack(sorted({*values, *others}))
