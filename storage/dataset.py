@@ -206,8 +206,8 @@ class _Walk:
 
     def run(self) -> DataSet:
         json: dict[str, JsonElement] = {}
-        is_implicit = self.transfer_syntax.is_implicit_vr or self._looks_implicit()
         try:
+            is_implicit = self.transfer_syntax.is_implicit_vr or self._looks_implicit()
             self._data_set(json, self.origin, self.end, _Place("", DEFAULT_ENCODINGS, 0, is_implicit))
         except struct.error as error:
             raise NotDicom("The Data Set ends within an element") from error

@@ -91,7 +91,7 @@ def _read_group_2(buffer: bytes | bytearray, at: int) -> tuple[Announcement, int
         if vr in _LONG_VRS:
             length = struct.unpack_from("<I", buffer, at + 8)[0]
             value_at = at + 12
-        if length > MAXIMUM_FILE_META_BYTES:
+        if value_at + length > MAXIMUM_FILE_META_BYTES:
             raise NotDicom("The File Meta Information is too long")
         if len(buffer) < value_at + length:
             return None

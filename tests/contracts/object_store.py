@@ -1,0 +1,107 @@
+"""What every ObjectStore promises; a backend inherits the suite and says how to make one."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import pytest
+
+from storage.errors import CorruptObject, NotFound
+from storage.filemeta import Announcement
+from storage.keys import instance_key
+from storage.spool import MEMORY_BYTES, Spool
+from tests.synthetic import CT, EXPLICIT
+
+SMALL = b"small " * 20
+LARGE = bytes(range(256)) * (MEMORY_BYTES // 256 + 100)
+
+
+def key_of(content: bytes, sop: str = "1.2.3") -> str:
+    return instance_key("1.1", "1.2", sop, hashlib.sha256(content).hexdigest())
+
+
+class ObjectStoreContract:
+    """Inherit, and make a fixture ``store``."""
+
+    def put(self, store, content: bytes, sop: str = "1.2.3") -> str:
+        key = key_of(content, sop)
+        with Spool(store.spool_directory, Announcement(CT, sop, EXPLICIT), maximum_bytes=1 << 30) as spool:
+            spool.write(content)
+            spool.finish()
+            store.put(key, spool)
+        return key
+
+    @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+    def test_what_is_put_can_be_read_whole_and_in_ranges(self, store, content):
+        key = self.put(store, content)
+        with store.open(key) as blob:
+            assert blob.size_bytes == store.size_bytes(key)
+            start = blob.size_bytes - len(content)
+            assert blob.read(0, blob.size_bytes)[128:132] == b"DICM"
+            assert blob.read(start, blob.size_bytes) == content
+            assert blob.read(start + 7, start + 19) == content[7:19]
+            assert blob.read(5, 5) == b""
+
+    @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+    def test_putting_twice_changes_nothing_and_leaves_nothing_behind(self, store, content):
+        key = self.put(store, content)
+        assert self.put(store, content) == key
+        assert list(store.keys()) == [key]
+        assert list(store.spool_directory.iterdir()) == []
+
+    def test_reading_past_the_end_is_an_error_and_never_short(self, store):
+        key = self.put(store, SMALL)
+        with store.open(key) as blob:
+            for start, end in ((0, blob.size_bytes + 1), (blob.size_bytes, blob.size_bytes + 1), (-1, 3), (9, 2)):
+                with pytest.raises(CorruptObject):
+                    blob.read(start, end)
+
+    def test_what_is_not_there_is_not_found(self, store):
+        for operation in (store.open, store.size_bytes):
+            with pytest.raises(NotFound):
+                operation(key_of(b"nothing"))
+
+    @pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "v1/default/../../x", ""])
+    def test_a_key_that_we_never_made_is_not_found(self, store, key):
+        with pytest.raises(NotFound):
+            store.open(key)
+
+    def test_keys_are_listed_by_prefix(self, store):
+        one, two = self.put(store, b"one", "1.2.3"), self.put(store, b"two", "1.2.4")
+        assert sorted(store.keys()) == sorted([one, two])
+        assert list(store.keys("v1/default/1.1/1.2/1.2.4.")) == [two]
+
+    def test_what_is_deleted_is_gone_and_deleting_again_is_no_error(self, store):
+        key = self.put(store, SMALL)
+        store.delete(key)
+        store.delete(key)
+        with pytest.raises(NotFound):
+            store.open(key)
+
+    def test_an_open_object_can_be_read_by_many_threads(self, store):
+        key = self.put(store, LARGE)
+        failures = []
+
+        def read(blob, start, at):
+            if blob.read(start + at, start + at + 1000) != LARGE[at : at + 1000]:
+                failures.append(at)
+
+        with store.open(key) as blob:
+            start = blob.size_bytes - len(LARGE)
+            threads = [threading.Thread(target=read, args=(blob, start, at * 997)) for at in range(32)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert not failures
+
+    def test_many_writers_of_one_object_leave_one_whole_object(self, store):
+        threads = [threading.Thread(target=self.put, args=(store, LARGE)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with store.open(key_of(LARGE)) as blob:
+            assert blob.read(blob.size_bytes - len(LARGE), blob.size_bytes) == LARGE
+        assert list(store.spool_directory.iterdir()) == []

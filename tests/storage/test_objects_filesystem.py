@@ -1,0 +1,105 @@
+"""The folder store keeps the contract, and its promises about the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from storage.errors import StorageUnavailable
+from storage.objects.filesystem import FilesystemObjectStore
+from tests.contracts.object_store import LARGE, SMALL, ObjectStoreContract, key_of
+
+
+class TestFilesystemObjectStore(ObjectStoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return FilesystemObjectStore(tmp_path / "archive")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FilesystemObjectStore(tmp_path / "archive")
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """What the store asks of the disk, in order."""
+    calls = []
+    fsync, rename = os.fsync, Path.rename
+
+    def traced_fsync(fd):
+        calls.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    def traced_rename(source, target):
+        calls.append(("rename", str(target)))
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(Path, "rename", traced_rename)
+    return calls
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see what is synced")
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+def test_file_then_name_then_folder_reach_the_disk(store, order, content):
+    key = ObjectStoreContract().put(store, content)
+    folder = store.spool_directory.parent / Path(key).parent
+    renamed = order.index(("rename", str(folder / Path(key).name)))
+    assert order[renamed - 1][0] == "fsync"
+    assert "incoming" in order[renamed - 1][1]
+    assert order[renamed + 1] == ("fsync", str(folder))
+    made = {name for kind, name in order[: renamed - 1] if kind == "fsync"}
+    assert {str(parent) for parent in folder.parents if parent.is_relative_to(store.spool_directory.parent)} <= made
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("target", ["os.fsync", "pathlib.Path.rename", "pathlib.Path.mkdir"])
+def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(store, monkeypatch, content, error, target):
+    succeeded = False
+    for at in range(1, 20):
+        calls = 0
+        with monkeypatch.context() as patch:
+            module, _, name = target.rpartition(".")
+            owner = os if module == "os" else Path
+            real = getattr(owner, name)
+
+            def failing(*args, real=real, at=at, **options):
+                nonlocal calls
+                calls += 1
+                if calls == at:
+                    raise OSError(error, os.strerror(error))
+                return real(*args, **options)
+
+            patch.setattr(owner, name, failing)
+            try:
+                ObjectStoreContract().put(store, content)
+                succeeded = calls < at
+            except StorageUnavailable:
+                assert list(store.spool_directory.iterdir()) == []
+        if succeeded:
+            break
+        ObjectStoreContract().put(store, content)
+        with store.open(key_of(content)) as blob:
+            assert blob.read(blob.size_bytes - len(content), blob.size_bytes) == content
+        store.delete(key_of(content))
+        store = FilesystemObjectStore(store.spool_directory.parent)
+    assert succeeded
+
+
+def test_a_file_that_shrank_is_corrupt_and_not_short(store):
+    key = ObjectStoreContract().put(store, SMALL)
+    path = store.spool_directory.parent / key
+    with store.open(key) as blob:
+        os.truncate(path, 40)
+        with pytest.raises(Exception, match="shorter"):
+            blob.read(0, blob.size_bytes)
+
+
+def test_objects_are_not_readable_by_everybody(store):
+    key = ObjectStoreContract().put(store, SMALL)
+    assert (store.spool_directory.parent / key).stat().st_mode & 0o007 == 0
