@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,8 +98,8 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
     """Serve DICOMweb, the start page and metrics on ``listener`` until SIGTERM, then let requests finish."""
     import uvicorn
 
+    from gateway.asgi import application
     from gateway.connections import BoundedHttp
-    from gateway.dicomweb.routes import application
     from gateway.pixels.pool import RenderPool
 
     pixels = values.pixels
@@ -112,6 +112,7 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
         config = uvicorn.Config(
             application(values, sessions, pool),
             http=partial(BoundedHttp, values.http),  # type: ignore[arg-type]
+            interface="asgi3",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -204,7 +205,7 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
         logger.info("gateway.starting", extra={"version": __version__, "count": removed})
         if values.http.insecure_no_auth:
             logger.warning("gateway.insecure", extra={"reason": "Anybody who reaches it may read and store"})
-        places = _places(values, https[0], dimse[0])
+        bound = _with_ports(values, https[0], dimse[0])
         Supervisor(
             [
                 Child("dimse", ("-m", _MODULE, "dimse"), dimse[0], values.dimse.drain_seconds),
@@ -213,11 +214,11 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
                     for number, one in enumerate(https, 1)
                 ),
             ],
-            greeting=settings.to_json(values),
+            greeting=settings.to_json(bound),
             environment=settings.child_environment({METRICS_VARIABLE: str(figures)}),
             keep=[lock],
             ended=partial(_forget_figures, figures),
-        ).run(lambda: announce(places))
+        ).run(lambda: announce(_places(bound)))
         logger.info("gateway.stopped")
 
 
@@ -250,19 +251,28 @@ def _forget_figures(folder: Path, pid: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _places(values: Settings, http: socket.socket, dimse: socket.socket) -> Places:
-    base = values.http.public_url.rstrip("/") or f"http://{_address(values.http.host, http)}"
+def _with_ports(values: Settings, http: socket.socket, dimse: socket.socket) -> Settings:
+    """The same settings with the ports that the system has picked."""
+    return replace(
+        values,
+        http=replace(values.http, port=http.getsockname()[1]),
+        dimse=replace(values.dimse, port=dimse.getsockname()[1]),
+    )
+
+
+def _places(values: Settings) -> Places:
+    base = values.http.public_url.rstrip("/") or f"http://{_address(values.http.host, values.http.port)}"
     return Places(
         start_page=f"{base}/",
         dicomweb=f"{base}/dicomweb",
         metrics=f"{base}/metrics",
-        dimse=f"{values.dimse.ae_title}@{_address(values.dimse.host, dimse)}",
+        dimse=f"{values.dimse.ae_title}@{_address(values.dimse.host, values.dimse.port)}",
         archive=str(values.archive.data.resolve()),
     )
 
 
-def _address(host: str, listener: socket.socket) -> str:
-    return f"[{host}]:{listener.getsockname()[1]}" if ":" in host else f"{host}:{listener.getsockname()[1]}"
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 if __name__ == "__main__":
