@@ -104,7 +104,7 @@ def running_gateway(data, *flags, environment=None):
         was_stopped = process.poll() is not None
         exit_code = gateway.stop()
         assert was_stopped or exit_code == 0, gateway.lines()[-5:]
-        assert [entry for entry in gateway.lines() if entry["event"] == "process.error"] == []
+        assert "process.error" not in gateway.log.read_text(encoding="utf-8"), gateway.lines()[-5:]
     finally:
         if process.poll() is None:
             process.kill()
