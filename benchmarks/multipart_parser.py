@@ -1,7 +1,6 @@
 r"""Throughput of the multipart parser on friendly and hostile payloads, in MB/s of CPU time.
 
-``python benchmarks/multipart_parser.py [MEBIBYTES]``. The target is 300 MB/s on the worst ``\r\n--`` payload (H3);
-payloads made of whole boundaries that are none are slower, and linear.
+``python benchmarks/multipart_parser.py [MEBIBYTES]``. The target is 300 MB/s on the worst ``\r\n--`` payload (H3).
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def root_url(request: HTTPConnection) -> str:
     host = request.headers.get("host", "")
     match = _HOST.fullmatch(host)
     if match and (_is_loopback(match["name"]) and _is_loopback(str(server[0]))):
-        return f"{request.url.scheme}://{host}"
+        # dicomweb-client sends Host without the port
+        return f"{request.url.scheme}://{host if host != match['name'] else f'{host}:{server[1]}'}"
     name = f"[{server[0]}]" if ":" in str(server[0]) else server[0]
     return f"{request.url.scheme}://{name}:{server[1]}"
 

@@ -25,7 +25,7 @@ _MAXIMUM_PADDING_BYTES = 64
 
 _BOUNDARY = re.compile(r"[\x20-\x7e]{0,199}[\x21-\x7e]", re.ASCII)
 _LINE_END = re.compile(rb"[ \t]{0,%d}\r?\n" % _MAXIMUM_PADDING_BYTES)
-_BEGINS_LIKE_LINE_END = re.compile(rb"(?:-|[ \t]{0,%d}\r?)\Z" % _MAXIMUM_PADDING_BYTES)
+_BEGINS = re.compile(rb"(?:-|[ \t]{0,%d}\r?)\Z" % _MAXIMUM_PADDING_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,16 @@ class MultipartParser:
                 return found, _IS_TEXT
             if end != _IS_TEXT:
                 return found, end
-            found = buffer.find(delimiter, found + 1)
+            true_one = self._true_delimiter().search(buffer, found + 1)
+            found = true_one.start() if true_one else -1
         begun = buffer.rfind(delimiter[:1], max(at, len(buffer) - len(delimiter) + 1))
         if begun >= 0 and delimiter.startswith(buffer[begun:]):
             return begun, _IS_TEXT
         return len(buffer), _IS_TEXT
+
+    def _true_delimiter(self) -> re.Pattern[bytes]:
+        """A delimiter with what may stand after it. Slower than ``find``, but not on data full of false ones."""
+        return re.compile(re.escape(self._delimiter) + b"(?:--|" + _LINE_END.pattern + b"|" + _BEGINS.pattern + b")")
 
     def _begin_part(self) -> None:
         self.parts += 1
@@ -209,7 +214,7 @@ def _after(buffer: bytes, end: int) -> int | None:
         return line_end.end()
     if buffer.startswith(b"--", end):
         return _CLOSES
-    return None if _BEGINS_LIKE_LINE_END.match(buffer, end) else _IS_TEXT
+    return None if _BEGINS.match(buffer, end) else _IS_TEXT
 
 
 def _headers(lines: Iterable[bytes]) -> dict[str, str]:
