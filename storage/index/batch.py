@@ -305,6 +305,8 @@ class Batch:
     def delete(self, scope: Scope) -> Sequence[Instance]:
         """Remove what is under a scope as ``Index.delete`` promises it."""
         condition, parameters = scope_condition(scope)
+        if not parameters:  # a scope that names nothing is everything
+            return []
         rows = self._connection.execute(
             f"SELECT {INSTANCE_COLUMNS}, series.id, study.id FROM {INSTANCE_TABLES} WHERE {condition} "  # noqa: S608 - constants
             f"ORDER BY {ORDERS[Level.INSTANCE]}",

@@ -45,6 +45,19 @@ ORDERS = {
     ),
 }
 
+# Columns that have an index of their own in the schema.
+_INDEXED = frozenset(
+    f"study.{column}"
+    for column in (
+        "patient_id",
+        "patient_name",
+        "patient_name_ideographic",
+        "patient_name_phonetic",
+        "accession_number",
+        "study_date",
+    )
+)
+
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
 _PATIENTS = """
 SELECT * FROM (
@@ -288,11 +301,19 @@ def _items(column: str) -> str:
 
 
 def _column_condition(column: str, terms: Sequence[Term]) -> Statement:
-    """Any value of a column fits any term: its single one by index, or one of several."""
+    """Any value of a column fits any term: its single one, or one of several.
+
+    Where the column has an index, rows with several values are looked up apart, for otherwise the planner would
+    rather scan the table than expect them to be few.
+    """
+    table = column.partition(".")[0]
+    place = column.replace(table, "several", 1) if column in _INDEXED else column
     single, parameters = _value_condition(column, terms)
     each, each_parameters = _value_condition("item.value", terms)
-    several = f"({column} < ' ' AND EXISTS (SELECT 1 FROM {_items(column)} AS item WHERE {each}))"  # noqa: S608 - constant column names
-    return f"(({column} > ' ' AND {single}) OR {several})", parameters + each_parameters
+    several = f"{place} < ' ' AND EXISTS (SELECT 1 FROM {_items(place)} AS item WHERE {each})"  # noqa: S608 - constant column names
+    if column in _INDEXED:
+        several = f"{table}.id IN (SELECT several.id FROM {table} AS several WHERE {several})"  # noqa: S608 - constant column names
+    return f"(({column} > ' ' AND {single}) OR ({several}))", parameters + each_parameters
 
 
 def _same_items(matches: Sequence[Match]) -> list[Statement]:
