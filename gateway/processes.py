@@ -30,6 +30,7 @@ START_ATTEMPTS = 3
 SETTLED_SECONDS = 10.0
 MAXIMUM_DELAY_SECONDS = 5.0
 KILL_SECONDS = 3.0
+NETWORK_FILE_SYSTEMS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs"))
 _FIRST_DELAY_SECONDS = 0.1
 _ORPHANED = 70
 
@@ -70,6 +71,16 @@ def lock_folder(folder: Path, *, seconds: float = LOCK_SECONDS) -> int:
             raise CannotStart(f"The data folder {folder} cannot be locked: {error.strerror}") from None
         else:
             return lock
+
+
+def file_system(path: Path, mountinfo: str) -> str:
+    """The type of the file system that ``path``, without symbolic links, lies on. mountinfo: see proc(5)."""
+    mounts: dict[Path, str] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].encode("ascii", "replace").decode("unicode_escape")
+        mounts[Path(point)] = after.split(" ")[0]
+    return next((mounts[one] for one in (path, *path.parents) if one in mounts), "")
 
 
 def listen(host: str, port: int, *, count: int = 1) -> list[socket.socket]:

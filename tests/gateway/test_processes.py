@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.processes import CannotStart, listen, lock_folder
+from gateway.processes import NETWORK_FILE_SYSTEMS, CannotStart, file_system, listen, lock_folder
 from tests.fix_servers import ROOT, command_environment
 
 CHILD = """
@@ -257,6 +257,37 @@ def test_a_folder_that_cannot_be_made_is_told_by_name(tmp_path):
     with pytest.raises(CannotStart, match="cannot be used") as caught:
         lock_folder(tmp_path / "file" / "data")
     assert caught.value.exit_code == 1
+
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 22 0:40 / /srv/images rw shared:2 - nfs4 server:/export rw
+41 40 8:2 / /srv/images/local\\040disk rw - xfs /dev/sdb rw
+42 22 0:42 / /mnt/over rw - ext4 /dev/sdc rw
+43 42 0:43 / /mnt/over rw master:1 propagate_from:2 - cifs //server/share rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "ext4"),
+        ("/srv", "ext4"),
+        ("/srv/images", "nfs4"),
+        ("/srv/images/data/deep", "nfs4"),
+        ("/srv/images2", "ext4"),
+        ("/srv/images/local disk/data", "xfs"),
+        ("/mnt/over/data", "cifs"),
+    ],
+)
+def test_the_file_system_of_a_folder_is_that_of_its_last_mount(path, kind):
+    assert file_system(Path(path), MOUNTS) == kind
+
+
+def test_the_folders_of_this_test_are_local(tmp_path):
+    kind = file_system(tmp_path.resolve(), Path("/proc/self/mountinfo").read_text())
+    assert kind
+    assert kind not in NETWORK_FILE_SYSTEMS
 
 
 @pytest.mark.parametrize("count", [1, 3])
