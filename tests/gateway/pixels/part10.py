@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
@@ -54,5 +55,7 @@ def _frames(data_set: Dataset, keyword: str, uid: str) -> tuple[bytes, ...]:
         bits = bits * 2 // 3
     if count == 1:
         return (data[: bits // 16 * 2 + (2 if bits % 16 else 0)],)
-    assert bits % 8 == 0, "frames that are not aligned are the archive's work"
+    if bits % 8:
+        singles = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        return tuple(np.packbits(singles[n * bits : (n + 1) * bits], bitorder="little").tobytes() for n in range(count))
     return tuple(data[n * bits // 8 : (n + 1) * bits // 8] for n in range(count))
