@@ -27,7 +27,7 @@ from gateway.dicomweb.responses import error_response
 from gateway.dicomweb.stow import Failure, Part, failure_of, failure_reason, status_for, store_instances_response
 from gateway.security.actor import Actor
 from gateway.session import Session
-from gateway.settings import ArchiveSettings, Settings
+from gateway.settings import ArchiveSettings, HttpSettings, Settings
 from storage import errors
 from storage.archive import Archive
 from storage.index import open_index
@@ -81,6 +81,7 @@ class Served:
             ],
             exception_handlers={errors.GatewayError: error_response},
         )
+        self.app = app
         app.state.settings = Settings(archive=ArchiveSettings(data=folder))
         app.state.sessions = lambda actor: Session(self.archive, actor)
         self.listener = socket.socket()
@@ -388,6 +389,20 @@ def test_what_came_before_a_break_in_the_body_stays_stored_and_is_reported(serve
     sent = [Sent(), Sent()]
     answer = served.post(multipart_body(*sent, b"cut")[:-12])
     assert (answer.status, answer.stored, answer.others) == (202, [one.sop for one in sent], [0xC000])
+
+
+@pytest.mark.parametrize(
+    ("limit", "refused"),
+    [
+        ({"stow_maximum_parts": 2}, lambda: multipart_body(b"", b"", b"")),
+        ({"stow_maximum_part_headers": 1}, lambda: multipart_body(b"", content_type="application/dicom\r\nA: b")),
+        ({"stow_maximum_part_header_bytes": 64}, lambda: multipart_body(b"", content_type="a/" + "b" * 64)),
+    ],
+)
+def test_the_limits_of_the_settings_hold(served, limit, refused):
+    assert served.post(refused()).status in (400, 415)
+    served.app.state.settings = Settings(http=HttpSettings(**limit))
+    assert served.post(refused()).status == 413
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
