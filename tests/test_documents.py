@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,28 @@ def test_the_settings_table_of_the_readme_is_that_of_the_code():
 
 def test_the_errors_table_of_the_readme_is_that_of_the_code():
     assert between("errors") == errors_table()
+
+
+def shell_lines(title):
+    """The command lines of the README below a heading, those that are continued made whole."""
+    block = re.search(rf"^### {title}\n.*?```sh\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    assert block, title
+    return block[1].replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.needs("echoscu", "dcmsend", "storescu", "findscu", "curl", "bash")
+def test_the_command_lines_of_the_readme_do_what_it_says(start_gateway):
+    gateway = start_gateway("--workers", "1")
+    said = {}
+    for line in shell_lines("Push and query with DCMTK") + shell_lines("Fetch with curl")[:2]:
+        ours = line.replace(" 11112", f" {gateway.dimse_port}").replace(":8080", f":{gateway.http_port}")
+        run = subprocess.run(["bash", "-c", ours], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        assert run.returncode == 0, (line, run.stderr)
+        said[line.split()[0]] = run.stdout + run.stderr
+    assert not re.search(r"^[EF]: ", said["dcmsend"] + said["storescu"] + said["echoscu"], re.MULTILINE)
+    studies = {path.relative_to(ROOT / "sample_dicom").parts[0] for path in (ROOT / "sample_dicom").rglob("*.dcm")}
+    assert said["findscu"].count("(Pending)") == len(studies)
+    assert said["curl"].startswith("[{")
 
 
 @pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "storage/README.md", "CHANGELOG.md"])
