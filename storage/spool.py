@@ -112,12 +112,15 @@ class Spool:
         self._memory = bytearray()
 
     def finish(self) -> None:
-        """Say that the stream has ended; the Data Set can then be read. Raises NotDicom when it holds none."""
+        """Say that the stream has ended; the Data Set can then be read. Once more does nothing.
+
+        Raises NotDicom when there is no Data Set.
+        """
         if self._announcement is None and self._file_meta:
             raise NotDicom("The bytes are not a DICOM Part 10 stream")
         if self.size_bytes == 0:
             raise NotDicom("There is no Data Set")
-        if self.path is not None:
+        if self.path is not None and self._map is None:
             self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
 
     def announce(self, announcement: Announcement) -> None:

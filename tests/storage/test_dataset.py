@@ -61,7 +61,9 @@ def test_big_endian_numbers_are_turned_round():
 def test_sequences_of_either_length_are_equal():
     inner = element(0x00080060, "CS", "CT")
     defined = read(sequence(0x00400275, item(inner), item(b"")))
-    delimited = read(sequence(0x00400275, item(inner, length=UNDEFINED), item(b"", length=UNDEFINED), is_delimited=True))
+    delimited = read(
+        sequence(0x00400275, item(inner, length=UNDEFINED), item(b"", length=UNDEFINED), is_delimited=True)
+    )
     assert defined.json == delimited.json
     assert defined.json["00400275"]["Value"] == [{"00080060": {"vr": "CS", "Value": ["CT"]}}, {}]
 

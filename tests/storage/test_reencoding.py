@@ -7,7 +7,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
-import numpy
+import numpy as np
 import orjson
 import pydicom
 import pytest
@@ -62,7 +62,7 @@ def test_every_element_and_pixel_is_the_same_afterwards(path, start, syntax):
                 expected = theirs.pixel_array
             except (AttributeError, ValueError):
                 return
-            assert numpy.array_equal(mine.pixel_array, expected)
+            assert np.array_equal(mine.pixel_array, expected)
 
 
 @pytest.mark.needs("dcmconv")
