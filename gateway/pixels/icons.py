@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from gateway.pixels.description import DataSet, has_pixels
+from gateway.pixels.description import DataSet, has_burned_in_annotation, has_pixels
 from gateway.pixels.options import DEFAULT_QUALITY, JPEG, THUMBNAIL_SIDE_PIXELS, RenderOptions
 
 _UNITS = 64  # icons are drawn on a square of this side
@@ -47,7 +47,11 @@ _BY_FAMILY: Mapping[str, Icon] = {"88": Icon.DOCUMENT, "9": Icon.WAVEFORM, "481"
 
 
 def icon_kind(metadata: DataSet) -> Icon:
-    """What stands for the object: by its SOP Class, else a picture when it has pixels. PS3.4 §B.5"""
+    """What stands for the object: hidden when its pixels name the patient, else by its SOP Class, else a picture when
+    it has pixels. PS3.4 §B.5
+    """
+    if has_burned_in_annotation(metadata):
+        return Icon.HIDDEN
     element = metadata.get("00080016")
     values = element.get("Value") if isinstance(element, Mapping) else None
     uid = values[0] if isinstance(values, list) and values and isinstance(values[0], str) else ""

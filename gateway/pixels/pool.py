@@ -62,14 +62,15 @@ class RenderPool:
         self.close()
 
     def render(
-        self, metadata_json: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
     ) -> bytes:
         """The picture of one frame, as ``gateway.pixels.render.render`` makes it, and its errors.
 
+        metadata: the DICOM JSON Model of the instance as UTF-8, or at least what describes its pixels.
         Raises besides: Undecodable when the worker fails or takes too long, TooLarge beyond the memory, Overloaded
         when the queue is full, when no worker gets free in time or when the pool is closed.
         """
-        parts = request_of(metadata_json, transfer_syntax_uid, frame_number, frame, options)
+        parts = request_of(metadata, transfer_syntax_uid, frame_number, frame, options)
         if sum(map(len, parts)) > self._memory_bytes // 2:
             raise TooLarge("The frame needs more memory than a picture may take")
         self._enter()

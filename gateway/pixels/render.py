@@ -10,7 +10,7 @@ from PIL import Image
 
 from gateway.pixels.decode import decode
 from gateway.pixels.description import DataSet, PixelDescription, has_burned_in_annotation, has_pixels
-from gateway.pixels.icons import Icon, encode, icon, icon_kind
+from gateway.pixels.icons import encode, icon, icon_kind
 from gateway.pixels.luts import colour, grey, palette_colour
 from gateway.pixels.native import Pixels
 from gateway.pixels.options import (
@@ -37,9 +37,7 @@ def render(
     image, or that says its pixels show the patient's identity, is an icon. Raises NotFound for no image or no such
     frame, TooLarge, Undecodable, and BadRequest for a region outside the image.
     """
-    if options.is_thumbnail and has_burned_in_annotation(metadata):
-        return icon(Icon.HIDDEN, options)
-    if options.is_thumbnail and not has_pixels(metadata):
+    if options.is_thumbnail and (has_burned_in_annotation(metadata) or not has_pixels(metadata)):
         return icon(icon_kind(metadata), options)
     description = PixelDescription.of(metadata, transfer_syntax_uid, frame_number)
     box = _region(description, options)

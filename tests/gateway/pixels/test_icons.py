@@ -35,6 +35,10 @@ def test_an_object_with_pixels_is_a_picture_and_an_unknown_one_is_other():
         assert icon_kind(broken) is Icon.OTHER
 
 
+def test_pixels_that_name_the_patient_are_hidden():
+    assert icon_kind({"00280010": element("US", 5), "00280301": element("CS", "YES")}) is Icon.HIDDEN
+
+
 @pytest.mark.parametrize("media_type", [JPEG, PNG, GIF])
 @pytest.mark.parametrize("size", [(128, 128), (16, 16), (300, 100), (1, 1), (2000, 1500)])
 def test_an_icon_is_square_and_fits_its_viewport(media_type, size):
