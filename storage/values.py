@@ -64,7 +64,7 @@ def _decode_extended(raw: bytes, encodings: Encodings, delimiters: bytes) -> str
         length = 3 if part[:2] in (b"$)", b"$(") else 2
         encoding = charset.CODES_TO_ENCODINGS.get(_ESCAPE + part[:length])
         if encoding is None:
-            text.append(part.decode(encodings[0], "replace"))
+            text.append((_ESCAPE + part).decode(encodings[0], "replace"))
         elif encoding in charset.handled_encodings:
             text.append((_ESCAPE + part).decode(encoding, "replace"))
         else:

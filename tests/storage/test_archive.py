@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 
 import pytest
@@ -30,8 +29,8 @@ from storage.objects.memory import MemoryObjectStore
 from storage.spool import MEMORY_BYTES
 from tests.fix_archive import keep, keep_announced, open_archive
 from tests.fix_faults import Failing
-from tests.synthetic import DEFLATED, IMPLICIT, data_set, element, image
 from tests.storage.test_dataset import deflated
+from tests.synthetic import DEFLATED, IMPLICIT, data_set, element, image
 
 SCOPE = Scope("1.2.3", "1.2.3.4", "1.2.3.4.5")
 
@@ -72,7 +71,7 @@ def test_other_bytes_under_the_same_uid_are_kept_beside_the_first(archive, tmp_p
     assert other.outcome is Outcome.CONFLICT
     assert other.instance == first.instance
     assert stored_bytes(archive) == image(name="Doe^Jane")
-    kept = [path for path in (tmp_path / "archive" / "objects" / "v1").rglob("*.dcm")]
+    kept = list((tmp_path / "archive" / "objects" / "v1").rglob("*.dcm"))
     assert len(kept) == 2
     assert any(path.read_bytes().endswith(image(name="Roe^Jane")) for path in kept)
 
@@ -126,9 +125,10 @@ def test_a_transfer_syntax_that_is_no_uid_is_refused(archive, syntax):
     from storage.filemeta import Announcement
     from storage.model import Source
 
-    with archive.spool(Announcement("1.2", "1.3", syntax)) as spool, pytest.raises(UnsupportedTransferSyntax):
+    with archive.spool(Announcement("1.2", "1.3", syntax)) as spool:
         spool.write(image())
-        archive.store(spool, Source("test"))
+        with pytest.raises(UnsupportedTransferSyntax):
+            archive.store(spool, Source("test"))
 
 
 def test_a_private_transfer_syntax_is_kept_as_it_is(archive):
@@ -244,7 +244,7 @@ def test_whichever_operation_fails_the_archive_is_old_or_new_and_a_retry_succeed
         assert not acknowledged or survivors(whole)
         assert keep(whole, content).outcome in (Outcome.STORED, Outcome.DUPLICATE)
         assert survivors(whole) == {"1.2.3.4.5": content}
-        assert os.listdir(folder / "objects" / "incoming") == []
+        assert not list((folder / "objects" / "incoming").iterdir())
         whole.close()
         if failing.operations < at:
             return

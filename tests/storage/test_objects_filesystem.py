@@ -31,7 +31,7 @@ def order(monkeypatch):
     fsync, rename = os.fsync, Path.rename
 
     def traced_fsync(fd):
-        calls.append(("fsync", os.readlink(f"/proc/self/fd/{fd}")))
+        calls.append(("fsync", str(Path(f"/proc/self/fd/{fd}").readlink())))
         fsync(fd)
 
     def traced_rename(source, target):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 
@@ -125,4 +124,4 @@ def test_a_sweep_removes_what_a_crash_left_and_nothing_of_the_living(tmp_path):
             owner.kill()
             owner.communicate()
     assert sweep(tmp_path) == 1
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())

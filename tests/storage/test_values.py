@@ -115,6 +115,10 @@ def test_text_is_decoded_in_its_character_set(term, text, raw):
     assert decode_text(raw, encodings_of(term)) == text
 
 
+def test_an_escape_that_nobody_knows_stays_in_the_text():
+    assert decode_text(b"a\x1bzb", encodings_of(b"ISO_IR 100")) == "a\x1bzb"
+
+
 def test_what_cannot_be_decoded_is_replaced_and_nothing_is_raised():
     assert decode_text(b"\xff\xfe", encodings_of(b"ISO_IR 192")) == "\ufffd\ufffd"
     assert decode_text(b"\x1b$B\xff", encodings_of(b"\\ISO 2022 IR 87"))
