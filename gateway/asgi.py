@@ -19,7 +19,7 @@ from storage.errors import GatewayError
 _REASONS = {404: "There is no such resource", 405: "The method is not allowed here"}
 
 
-def application(settings: Settings, sessions: Sessions, pool: Renderer, *, dimse_port: int = 0) -> ASGIApp:
+def application(settings: Settings, sessions: Sessions, pool: Renderer) -> ASGIApp:
     """All web doors over one archive. Nothing in it keeps state between requests."""
     app = Starlette(
         routes=[*web_routes(), *dicomweb_routes()],
@@ -29,7 +29,6 @@ def application(settings: Settings, sessions: Sessions, pool: Renderer, *, dimse
     app.state.settings = settings
     app.state.sessions = sessions
     app.state.pool = pool
-    app.state.dimse_port = dimse_port or settings.dimse.port
     return AccessLog(Cors(app, settings.http.cors_origins))
 
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
-from gateway.logs import new_request_id
+from gateway.logs import new_request_id, request_id
 from gateway.security.actor import Actor
 from gateway.session import Session
 from gateway.settings import HttpSettings
@@ -153,13 +153,14 @@ class AccessLog:
             return
         started = time.perf_counter()
         status, sent_bytes = 500, 0
-        request_id = new_request_id()
+        identity = new_request_id()
+        request_id.set(identity)
 
         async def counting_send(message: Message) -> None:
             nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", request_id.encode("ascii")))
+                message.setdefault("headers", []).append((b"x-request-id", identity.encode("ascii")))
             else:
                 sent_bytes += len(message.get("body", b""))
             await send(message)

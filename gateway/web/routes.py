@@ -73,8 +73,8 @@ def ohif_configuration(base: str) -> str:
 async def start(request: Request) -> Response:
     """What runs here, where, and how to point a viewer at it."""
     base = root_url(request) + "/dicomweb"
-    settings = request.app.state.settings
-    peer = f"{settings.dimse.ae_title}@{settings.dimse.host}:{request.app.state.dimse_port}"
+    dimse = request.app.state.settings.dimse
+    peer = f"{dimse.ae_title}@{dimse.host}:{dimse.port}"
     return HTMLResponse(_page(base, peer, has_origins=bool(http_settings(request).cors_origins)), headers=_SAFE)
 
 
