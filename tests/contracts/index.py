@@ -1,0 +1,708 @@
+"""What every Index promises. An engine inherits ``IndexContract`` and says how one is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.attributes import ATTRIBUTES, Attribute, by_keyword
+from storage.errors import BadQuery, StorageUnavailable
+from storage.index.base import Index
+from storage.matching import Match, MatchKind, Query
+from storage.model import Entry, Level, Outcome, Scope, Source
+from tests.fix_index import (
+    CT_IMAGE,
+    JPEG_2000,
+    data_set,
+    element,
+    entries,
+    entry,
+    series_scope,
+    study_scope,
+    uid,
+)
+
+SEARCHED = [a for a in ATTRIBUTES if a.is_key and not a.is_identity and not (a.is_computed and a.vr != "CS")]
+
+INJECTIONS = (
+    "'",
+    '"',
+    "''",
+    "' OR '1'='1",
+    "' OR 1=1 --",
+    "'; DROP TABLE study; --",
+    '"; DROP TABLE study; --',
+    "') OR ('1'='1",
+    "1; DELETE FROM instance",
+    "' UNION SELECT patient_name FROM study --",
+    "%",
+    "%%",
+    "_",
+    "100%",
+    "\\",
+    "\\%",
+    "\\'",
+    "[",
+    "]",
+    "[a-z]",
+    "[!a]",
+    "[^a]",
+    "[]]",
+    "{}",
+    "{selected}",
+    "?",
+    "?1",
+    ":name",
+    "@name",
+    "$name",
+    "%s",
+    "%(name)s",
+    "NULL",
+    "null",
+    "/*",
+    "*/ --",
+    "x'00'",
+    "\x00",
+    "a\x00b",
+    '\x1f["A"]',
+    "A\nB",
+    "`",
+    ";",
+    "|| 'a'",
+    "CAST(1 AS TEXT)",
+    "日本'; --",
+    "ﬀ",
+    "İ",
+    "\U0001f642",
+    "\ufffd",
+    "\u202e",
+)
+
+
+def key(keyword: str) -> Attribute:
+    """An attribute that must be in the table."""
+    attribute = by_keyword(keyword)
+    assert attribute is not None
+    return attribute
+
+
+def query(
+    level: Level, *, scope: Scope | None = None, fuzzy: bool = False, limit=None, offset=0, include=frozenset(), **keys
+):
+    """A query by keyword and text as a peer writes it."""
+    matches = tuple(Match.of(key(keyword), text) for keyword, text in keys.items())
+    return Query(level, matches, scope, include, fuzzy, limit, offset)
+
+
+def studies(index: Index, **keys: object) -> list[str]:
+    """UIDs of the studies that match."""
+    return [answer.scope.study_instance_uid for answer in index.search(query(Level.STUDY, **keys))]
+
+
+def value(answer, tag: str):
+    """The only value of an element, None for none."""
+    return (answer.attributes[tag].get("Value") or [None])[0]
+
+
+def assert_counts_equal_rows(index: Index) -> None:
+    """Q28: counts and lists of parents are what a search below finds at this moment."""
+    instances_in_all = 0
+    for study in index.search(query(Level.STUDY, include="all")):
+        series = index.search(query(Level.SERIES, scope=study.scope))
+        instances = index.search(query(Level.INSTANCE, scope=study.scope))
+        assert value(study, "00201206") == len(series) > 0
+        assert value(study, "00201208") == len(instances) == len(index.instances(study.scope))
+        modalities = {value(one, "00080060") for one in series} - {None}
+        assert set(study.attributes["00080061"].get("Value", ())) == modalities
+        classes = {value(one, "00080016") for one in instances}
+        assert set(study.attributes["00080062"]["Value"]) == classes
+        for one in series:
+            below = index.search(query(Level.INSTANCE, scope=one.scope))
+            assert value(one, "00201209") == len(below) == len(list(index.documents(one.scope))) > 0
+        instances_in_all += len(instances)
+    assert instances_in_all == len(index.search(query(Level.INSTANCE)))
+
+
+# ---- strategies for the differential test ------------------------------------------------------------------------
+
+_CHARACTERS = st.sampled_from([*"aAbB1 %_\\[]^=*?'\"-,é日ßﬀ\x1f\x00\n", "e\u0301", "\U0010ffff", "\ud7ff"])
+_TEXTS = st.lists(_CHARACTERS, max_size=5).map("".join)
+_DATES = st.sampled_from(["20200101", "2020.01.02", "20201231", "1999", "unknown", " 20200101 "])
+_TIMES = st.sampled_from(["10", "1015", "101530", "10:15:30", "235959.999999", "000000", "noon", "9"])
+_NUMBERS = st.sampled_from([1, "01", "1.0", 2, "-3", "1e3", "x", str(10**20), 2**62, 1.5, "NaN"])
+_DATE_TIMES = st.sampled_from(["2020", "20200101120000", "20200101120000.5+0100", "20200101-0500", "x"])
+_NAMES = st.one_of(
+    _TEXTS, st.dictionaries(st.sampled_from(["Alphabetic", "Ideographic", "Phonetic"]), _TEXTS, max_size=3)
+)
+_BY_VR = {"DA": _DATES, "TM": _TIMES, "DT": _DATE_TIMES, "IS": _NUMBERS, "PN": _NAMES}
+_ASKED_BY_VR = {
+    "DA": st.one_of(_DATES, st.sampled_from(["20200101-", "-20200601", "20200101-20201231"])),
+    "TM": st.one_of(_TIMES, st.sampled_from(["10-11", "-1015", "22-1015", "1015-"])),
+    "DT": st.one_of(_DATE_TIMES, st.sampled_from(["2020-2021", "-2020", "20200101-0500-"])),
+    "IS": _NUMBERS.map(str),
+}
+
+
+@st.composite
+def _element_of(draw, attribute: Attribute):
+    values = st.one_of(st.none(), _BY_VR.get(attribute.vr, _TEXTS))
+    if attribute.is_nested:
+        items = draw(st.lists(st.lists(values, max_size=1), max_size=3))
+        leaf = attribute.leaf_tag
+        return {"vr": "SQ", "Value": [{leaf: {"vr": attribute.vr, "Value": item}} if item else {} for item in items]}
+    return {"vr": attribute.vr, "Value": draw(st.lists(values, max_size=3))}
+
+
+@st.composite
+def _data_set_of(draw, keys: list[Attribute]):
+    kept = [attribute for attribute in keys if not attribute.is_computed]
+    held: dict = {}
+    for attribute in kept:
+        made = draw(_element_of(attribute))
+        if attribute.is_nested and attribute.top_tag in held:
+            pairs = zip(held[attribute.top_tag]["Value"], made["Value"], strict=False)
+            made = {"vr": "SQ", "Value": [one | other for one, other in pairs]}
+        held[attribute.top_tag] = made
+    return held
+
+
+@st.composite
+def _archive_and_questions(draw):
+    keys = draw(st.lists(st.sampled_from(SEARCHED), min_size=1, max_size=4, unique=True))
+    if any(attribute.keyword == "ModalitiesInStudy" for attribute in keys):
+        keys = [*keys, key("Modality")]
+    archive = draw(st.lists(_data_set_of(keys), min_size=1, max_size=4))
+    questions = []
+    for _ in range(draw(st.integers(1, 6))):
+        attribute = draw(st.sampled_from(keys))
+        held = [text for one in archive for text in _texts_in(one.get(attribute.top_tag), attribute)]
+        texts = [_ASKED_BY_VR.get(attribute.vr, _TEXTS)]
+        if held and attribute.vr not in _ASKED_BY_VR:
+            texts.append(st.sampled_from(held).flatmap(_patterns_of))
+        empty = draw(st.sampled_from([False, False, False, True]))
+        text = '""' if empty else draw(st.one_of(texts))
+        with contextlib.suppress(BadQuery):
+            questions.append(Match.of(attribute, text, empty=empty, multiple=draw(st.booleans())))
+    return archive, questions, draw(st.booleans())
+
+
+def _texts_in(held, attribute: Attribute) -> list[str]:
+    values = (held or {}).get("Value", [])
+    if attribute.is_nested:
+        values = [one for item in values for one in item.get(attribute.leaf_tag, {}).get("Value", [])]
+    texts = [text for one in values for text in (one.values() if isinstance(one, dict) else [one])]
+    return [text for text in texts if isinstance(text, str) and text]
+
+
+@st.composite
+def _patterns_of(draw, text: str) -> str:
+    at = draw(st.integers(0, len(text)))
+    return draw(st.sampled_from([text, text[:at] + "*", "*" + text[at:], text[:at] + "?" + text[at + 1 :], text[:at]]))
+
+
+def _expected(archive, matches, computed_from) -> set[int]:
+    def held(number: int, attribute: Attribute):
+        return archive[number].get(computed_from.get(attribute.tag, attribute.top_tag))
+
+    return {number for number in range(len(archive)) if all(m.accepts(held(number, m.attribute)) for m in matches)}
+
+
+_MODALITIES = ("00080060", "00080061")
+
+
+class IndexContract:
+    """Inherit it, and say in ``open`` how an index in a folder is opened."""
+
+    @contextlib.contextmanager
+    def open(self, folder: Path) -> Iterator[Index]:
+        """The index in that folder, as often as it is asked for."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def index(self, tmp_path):
+        with self.open(tmp_path) as index:
+            yield index
+
+    # -- store
+
+    def test_a_stored_instance_is_found_by_the_very_next_search(self, index):
+        receipt = index.add(one := entry())
+        assert receipt.outcome is Outcome.STORED
+        assert receipt.instance == one.instance
+        assert receipt.warnings == ()
+        assert index.find(one.instance.sop_instance_uid) == one.instance
+        assert studies(index, PatientID="P1") == [uid(1)]
+        assert_counts_equal_rows(index)
+
+    def test_what_was_derived_at_ingest_comes_back_as_it_was(self, index):
+        index.add(one := entry())
+        (document,) = index.documents(one.instance.scope)
+        assert (document.instance, document.metadata) == (one.instance, one.metadata)
+        assert (document.frame_table, document.bulk) == (one.frame_table, one.bulk)
+
+    def test_rows_outlive_the_index_object(self, tmp_path):
+        with self.open(tmp_path) as index:
+            index.add(entry())
+        with self.open(tmp_path) as index:
+            assert studies(index) == [uid(1)]
+
+    def test_another_index_on_the_same_rows_sees_them_at_once(self, tmp_path):
+        with self.open(tmp_path) as one, self.open(tmp_path) as other:
+            for number in range(1, 6):
+                one.add(entry(number, number, number))
+                assert uid(number) in studies(other)
+                other.add(entry(100 + number, 100 + number, 100 + number))
+                assert uid(100 + number) in studies(one, PatientID="P1")
+                other.delete(study_scope(number))
+                assert one.find(uid(number, "3")) is None
+                assert one.is_deleted(study_scope(number))
+
+    def test_sending_again_is_a_duplicate_and_changes_nothing(self, index):
+        index.add(entry())
+        before = index.changes(0, 10)
+        receipt = index.add(entry(source=Source("stow", address="10.0.0.1")))
+        assert receipt.outcome is Outcome.DUPLICATE
+        assert index.changes(0, 10) == before
+        assert len(index.instances(study_scope(1))) == 1
+        assert_counts_equal_rows(index)
+
+    def test_other_bytes_are_a_conflict_and_the_first_stays(self, index):
+        first = entry().instance
+        index.add(entry())
+        for _ in range(2):
+            receipt = index.add(entry(content="other", PatientName="Other"))
+            assert (receipt.outcome, receipt.instance) == (Outcome.CONFLICT, first)
+        assert index.find(first.sop_instance_uid) == first
+        assert studies(index, PatientName="other") == []
+        assert_counts_equal_rows(index)
+
+    def test_another_transfer_syntax_is_a_variant(self, index):
+        index.add(entry())
+        receipt = index.add(entry(content="compressed", transfer_syntax_uid=JPEG_2000))
+        assert (receipt.outcome, receipt.instance) == (Outcome.VARIANT, entry().instance)
+        assert_counts_equal_rows(index)
+
+    def test_a_sop_instance_uid_that_comes_in_another_study_is_a_conflict_and_makes_no_study(self, index):
+        index.add(entry(1, 1, 1))
+        assert index.add(entry(2, 1, 1, transfer_syntax_uid=JPEG_2000)).outcome is Outcome.CONFLICT
+        assert studies(index) == [uid(1)]
+        assert index.instances(study_scope(2)) == []
+        assert_counts_equal_rows(index)
+
+    def test_the_first_value_stays_and_later_ones_fill_gaps(self, index):
+        index.add(entry(instance=1, StudyDescription=None, AccessionNumber="A1"))
+        index.add(entry(instance=2, StudyDescription="Head", AccessionNumber="A2"))
+        index.add(entry(instance=3, StudyDescription=None, AccessionNumber=None))
+        (answer,) = index.search(query(Level.STUDY))
+        assert (value(answer, "00081030"), value(answer, "00080050")) == ("Head", "A1")
+        assert studies(index, StudyDescription="Head", AccessionNumber="A1") == [uid(1)]
+        assert studies(index, AccessionNumber="A2") == []
+
+    def test_a_gap_in_modality_or_date_that_is_filled_moves_list_and_order(self, index):
+        index.add(entry(1, 1, 1, Modality=None, StudyDate=None))
+        index.add(entry(2, 2, 2, StudyDate="20200101"))
+        assert studies(index) == [uid(2), uid(1)]
+        index.add(entry(1, 1, 3, Modality="MR", StudyDate="20260101"))
+        assert studies(index) == [uid(1), uid(2)]
+        assert studies(index, ModalitiesInStudy="MR") == [uid(1)]
+        assert_counts_equal_rows(index)
+
+    def test_another_patient_in_a_study_is_a_warning_and_the_first_stays(self, index):
+        index.add(entry(instance=1))
+        receipt = index.add(entry(instance=2, PatientID="P2"))
+        assert receipt.outcome is Outcome.STORED
+        assert len(receipt.warnings) == 1
+        assert index.add(entry(instance=3, PatientName="DOE^JANE^^")).warnings == ()
+        assert studies(index, PatientID="P2") == []
+
+    def test_the_same_series_uid_in_two_studies_is_two_series(self, index):
+        index.add(entry(1, 7, 1))
+        index.add(entry(2, 7, 2))
+        answers = index.search(query(Level.SERIES, scope=Scope("", uid(7, "2"))))
+        assert [answer.scope.study_instance_uid for answer in answers] == [uid(1), uid(2)]
+        assert_counts_equal_rows(index)
+
+    def test_an_entry_that_cannot_be_written_fails_alone(self, index):
+        broken = entry(instance=2, json={"00081030": {"vr": "LO", "Value": [object()]}})
+        with pytest.raises(TypeError):
+            index.add(broken)
+        index.add(entry(instance=1))
+        assert_counts_equal_rows(index)
+
+    # -- many at once
+
+    def test_64_threads_storing_one_study_make_one_row_of_each(self, index):
+        made = entries(1, 4, 16)
+        barrier = threading.Barrier(64)
+
+        def store(one: Entry) -> Outcome:
+            barrier.wait()
+            return index.add(one).outcome
+
+        with ThreadPoolExecutor(64) as pool:
+            assert set(pool.map(store, made)) == {Outcome.STORED}
+        (study,) = index.search(query(Level.STUDY))
+        assert (value(study, "00201206"), value(study, "00201208")) == (4, 64)
+        assert [change.sequence for change in index.changes(0, 100)] == list(range(1, 65))
+        assert_counts_equal_rows(index)
+
+    def test_64_threads_storing_one_instance_make_one_row_and_64_successes(self, index):
+        barrier = threading.Barrier(64)
+
+        def store(_: int) -> Outcome:
+            barrier.wait()
+            return index.add(entry()).outcome
+
+        with ThreadPoolExecutor(64) as pool:
+            outcomes = list(pool.map(store, range(64)))
+        assert sorted(outcome.value for outcome in outcomes) == ["duplicate"] * 63 + ["stored"]
+        assert_counts_equal_rows(index)
+
+    def test_32_racers_with_different_bytes_have_one_winner(self, index):
+        barrier = threading.Barrier(32)
+
+        def store(number: int):
+            barrier.wait()
+            return index.add(entry(content=str(number)))
+
+        with ThreadPoolExecutor(32) as pool:
+            receipts = list(pool.map(store, range(32)))
+        assert sum(receipt.outcome is Outcome.STORED for receipt in receipts) == 1
+        assert sum(receipt.outcome is Outcome.CONFLICT for receipt in receipts) == 31
+        assert {receipt.instance for receipt in receipts} == {index.find(uid(1, "3"))}
+
+    def test_readers_never_see_counts_that_differ_from_rows_while_others_write(self, index):
+        stop = threading.Event()
+        seen: list[tuple[int, int]] = []
+
+        def read() -> None:
+            while not stop.is_set():
+                # One statement, so one moment: the count kept and the instances there are.
+                answers = index.search(query(Level.INSTANCE, include="all"))
+                seen.extend({(value(one, "00201208"), len(answers)) for one in answers})
+
+        with ThreadPoolExecutor(3) as pool:
+            reading = [pool.submit(read) for _ in range(2)]
+            for one in entries(1, 2, 30):
+                index.add(one)
+            index.delete(series_scope(1, 1001))
+            stop.set()
+            for future in reading:
+                future.result()
+        assert seen
+        assert all(count == rows for count, rows in seen)
+
+    # -- delete
+
+    def test_deleting_an_instance_leaves_its_siblings(self, index):
+        for one in entries(1, 2, 2):
+            index.add(one)
+        scope = entry(1, 1001, 1001001).instance.scope
+        removed = index.delete(scope)
+        assert [one.scope for one in removed] == [scope]
+        assert index.is_deleted(scope)
+        assert not index.is_deleted(series_scope(1, 1001))
+        assert index.find(scope.sop_instance_uid) is None
+        assert_counts_equal_rows(index)
+
+    def test_deleting_the_last_instance_takes_series_and_study_along(self, index):
+        index.add(entry())
+        index.delete(entry().instance.scope)
+        assert studies(index) == []
+        for scope in (study_scope(1), series_scope(1, 1), entry().instance.scope):
+            assert index.is_deleted(scope)
+            assert index.instances(scope) == []
+
+    def test_deleting_a_series_takes_its_modality_out_of_the_study(self, index):
+        index.add(entry(1, 1, 1, Modality="CT"))
+        index.add(entry(1, 2, 2, Modality="SR", sop_class_uid="1.2.840.10008.5.1.4.1.1.88.11"))
+        index.delete(series_scope(1, 2))
+        (answer,) = index.search(query(Level.STUDY, include="all"))
+        assert answer.attributes["00080061"]["Value"] == ["CT"]
+        assert answer.attributes["00080062"]["Value"] == [CT_IMAGE]
+        assert_counts_equal_rows(index)
+
+    def test_what_was_never_there_is_not_deleted(self, index):
+        assert index.delete(study_scope(1)) == []
+        assert not index.is_deleted(study_scope(1))
+        assert index.changes(0, 10) == []
+
+    def test_a_scope_that_names_nothing_deletes_nothing(self, index):
+        index.add(entry())
+        assert index.delete(Scope("")) == []
+        assert studies(index) == [uid(1)]
+
+    def test_a_uid_under_another_parent_is_neither_found_nor_deleted(self, index):
+        index.add(entry(1, 1, 1))
+        elsewhere = Scope(uid(2), uid(1, "2"), uid(1, "3"))
+        assert index.instances(elsewhere) == []
+        assert list(index.documents(elsewhere)) == []
+        assert index.delete(elsewhere) == []
+        assert studies(index) == [uid(1)]
+
+    def test_what_is_stored_again_after_deletion_is_there_again(self, index):
+        index.add(entry())
+        index.add(entry(content="rival"))
+        index.delete(study_scope(1))
+        assert index.add(entry()).outcome is Outcome.STORED
+        assert not index.is_deleted(study_scope(1))
+        assert not index.is_deleted(entry().instance.scope)
+        assert_counts_equal_rows(index)
+
+    # -- changes
+
+    def test_changes_have_no_gaps_and_are_read_behind_a_sequence(self, index):
+        index.add(entry(1, 1, 1))
+        index.add(entry(1, 1, 1))
+        index.add(entry(1, 1, 1, content="rival"))
+        index.add(entry(1, 1, 2))
+        index.delete(series_scope(1, 1))
+        feed = index.changes(0, 10)
+        assert [change.sequence for change in feed] == [1, 2, 3]
+        assert [change.kind for change in feed] == ["stored", "stored", "deleted"]
+        assert feed[-1].scope == series_scope(1, 1)
+        assert index.changes(1, 1) == feed[1:2]
+        assert index.changes(3, 10) == []
+
+    # -- search
+
+    def test_studies_come_latest_first_and_pages_tile_the_whole(self, index):
+        for number in range(1, 24):
+            index.add(entry(number, number, number, StudyDate=f"202601{1 + number % 3:02d}", StudyTime=None))
+        whole = studies(index)
+        assert len(set(whole)) == 23
+        dates = [value(answer, "00080020") for answer in index.search(query(Level.STUDY))]
+        assert dates == sorted(dates, reverse=True)
+        for size in (1, 5, 7, 23, 50):
+            pages = [studies(index, limit=size, offset=at) for at in range(0, 30, size)]
+            assert [one for page in pages for one in page] == whole
+        assert studies(index, limit=0) == []
+        assert studies(index, offset=23) == []
+
+    @pytest.mark.parametrize("level", [Level.SERIES, Level.INSTANCE])
+    def test_series_and_instances_come_by_number_then_uid(self, index, level):
+        made = [
+            entry(1, series, instance, SeriesNumber=number, InstanceNumber=within)
+            for series, number in ((11, 10), (12, 9), (13, None), (14, 9))
+            for instance, within in ((series * 10, 10), (series * 10 + 1, 2), (series * 10 + 2, "x"))
+        ]
+        random.Random(1).shuffle(made)
+        for one in made:
+            index.add(one)
+        answers = index.search(query(level, scope=study_scope(1)))
+        found = [answer.scope.series_instance_uid.rpartition(".")[2] for answer in answers]
+        if level is Level.SERIES:
+            assert found == ["12", "14", "11", "13"]
+        else:
+            assert found == [number for number in ("12", "14", "11", "13") for _ in range(3)]
+            within = [answer.scope.sop_instance_uid.rpartition(".")[2] for answer in answers[:3]]
+            assert within == ["121", "120", "122"]
+            in_order = [answer.scope for answer in answers]
+            assert [one.scope for one in index.instances(study_scope(1))] == in_order
+            assert [one.instance.scope for one in index.documents(study_scope(1))] == in_order
+
+    def test_documents_are_streamed_across_pages_and_threads(self, index):
+        for one in entries(1, 2, 150):
+            index.add(one)
+        found = index.documents(study_scope(1))
+        with ThreadPoolExecutor(1) as pool:
+            uids = [pool.submit(next, found).result().instance.sop_instance_uid for _ in range(3)]
+        uids += [document.instance.sop_instance_uid for document in found]
+        assert uids == [one.sop_instance_uid for one in index.instances(study_scope(1))]
+        assert len(set(uids)) == 300
+
+    def test_answers_ascend_by_tag_and_hold_the_default_even_when_empty(self, index):
+        index.add(entry(StudyTime=None, AccessionNumber=None))
+        for level in Level:
+            (answer,) = index.search(query(level))
+            assert list(answer.attributes) == sorted(answer.attributes)
+        (study,) = index.search(query(Level.STUDY))
+        assert study.attributes["00080030"] == {"vr": "TM"}
+        assert study.attributes["00080050"] == {"vr": "SH"}
+        assert study.attributes["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]}
+        assert study.scope == study_scope(1)
+
+    def test_a_search_below_a_named_parent_holds_its_own_level_and_the_uids_above(self, index):
+        index.add(entry())
+        (series,) = index.search(query(Level.SERIES, scope=study_scope(1)))
+        assert {"0020000D", "0020000E", "00080060", "00200011", "00201209"} <= set(series.attributes)
+        assert "00100010" not in series.attributes
+        (instance,) = index.search(query(Level.INSTANCE, scope=series_scope(1, 1)))
+        assert {"0020000D", "0020000E", "00080018", "00080016", "00200013"} <= set(instance.attributes)
+        assert not {"00080060", "00100010"} & set(instance.attributes)
+
+    def test_a_search_across_parents_holds_their_default_attributes(self, index):
+        index.add(entry())
+        (series,) = index.search(query(Level.SERIES))
+        assert {"00100010", "00080020", "00201208"} <= set(series.attributes)
+        (instance,) = index.search(query(Level.INSTANCE, scope=study_scope(1)))
+        assert "00080060" in instance.attributes
+        assert "00100010" not in instance.attributes
+        (instance,) = index.search(query(Level.INSTANCE))
+        assert {"00080060", "00100010"} <= set(instance.attributes)
+
+    def test_included_and_matched_attributes_are_returned_and_lower_ones_are_not(self, index):
+        index.add(entry(PatientComments="seen", InstitutionName="Here", TimezoneOffsetFromUTC="+0100"))
+        tags = frozenset(("00104000", "00081080", "00080018", "00080080", "00999999", "00080062"))
+        (study,) = index.search(query(Level.STUDY, include=tags))
+        assert value(study, "00104000") == "seen"
+        assert study.attributes["00081080"] == {"vr": "LO"}
+        assert value(study, "00080062") == CT_IMAGE
+        assert value(study, "00080201") == "+0100"
+        assert not {"00080018", "00080080", "00999999"} & set(study.attributes)
+        (series,) = index.search(query(Level.SERIES, scope=study_scope(1), InstitutionName="Here"))
+        assert value(series, "00080080") == "Here"
+        (instance,) = index.search(query(Level.INSTANCE, scope=series_scope(1, 1), include="all"))
+        assert {"00104000", "00080080", "00083002", "00080201"} <= set(instance.attributes)
+
+    def test_a_key_below_the_level_asks_for_one_row_that_has_it(self, index):
+        index.add(entry(1, 11, 111, Modality="CT", SeriesDescription="Bone"))
+        index.add(entry(1, 12, 121, Modality="SR", SeriesDescription="Report"))
+        index.add(entry(2, 21, 211, Modality="SR", SeriesDescription="Bone"))
+        assert studies(index, Modality="CT") == [uid(1)]
+        assert studies(index, Modality="SR", SeriesDescription="Bone") == [uid(2)]
+        assert studies(index, SOPInstanceUID=uid(121, "3")) == [uid(1)]
+        assert studies(index, SOPInstanceUID=uid(121, "3"), Modality="CT") == []
+        found = index.search(query(Level.SERIES, SOPInstanceUID=uid(121, "3")))
+        assert [answer.scope for answer in found] == [series_scope(1, 12)]
+
+    def test_patients_are_one_for_each_id_and_issuer(self, index):
+        index.add(entry(1, 1, 1, PatientID="A", PatientName="Old", StudyDate="20200101"))
+        index.add(entry(2, 2, 2, PatientID="A", PatientName="New", StudyDate="20260101"))
+        index.add(entry(3, 3, 3, PatientID="A", IssuerOfPatientID="X"))
+        index.add(entry(4, 4, 4, PatientID=None, PatientName="Nobody"))
+        index.add(entry(5, 5, 5, PatientID=None, PatientName="Nobody"))
+        names = [value(answer, "00100010")["Alphabetic"] for answer in index.search(query(Level.PATIENT))]
+        assert sorted(names) == ["Doe^Jane", "New", "Nobody", "Nobody"]
+        assert len(index.search(query(Level.PATIENT, limit=2, offset=3))) == 1
+        (answer,) = index.search(query(Level.PATIENT, PatientName="new", include="all"))
+        assert set(answer.attributes) <= {a.tag for a in ATTRIBUTES if a.level is Level.PATIENT}
+
+    def test_counts_are_matched_by_value(self, index):
+        for one in entries(2, 2, 1):
+            index.add(one)
+        index.add(entry(2, 99, 99))
+        assert studies(index, NumberOfStudyRelatedSeries="03") == [uid(2)]
+        assert len(index.search(query(Level.SERIES, NumberOfSeriesRelatedInstances="1"))) == 5
+
+    def test_both_keys_of_a_request_must_be_fulfilled_by_the_same_item(self, index):
+        def item(step: str | None, procedure: str) -> dict:
+            held = {"00401001": {"vr": "SH", "Value": [procedure]}}
+            return held | ({"00400009": {"vr": "SH", "Value": [step]}} if step else {})
+
+        index.add(entry(1, 1, 1, json={"00400275": {"vr": "SQ", "Value": [item("S1", "P1"), item("S2", "P2")]}}))
+        index.add(entry(2, 2, 2, json={"00400275": {"vr": "SQ", "Value": [item("S1", "P2")]}}))
+        index.add(entry(3, 3, 3, json={"00400275": {"vr": "SQ", "Value": [item(None, "P2"), item("S1", "P3")]}}))
+        step, procedure = (
+            key(f"RequestAttributesSequence.{name}") for name in ("ScheduledProcedureStepID", "RequestedProcedureID")
+        )
+
+        def found(step_text: str, procedure_text: str) -> list[str]:
+            matches = (Match.of(step, step_text), Match.of(procedure, procedure_text))
+            return [one.scope.study_instance_uid for one in index.search(Query(Level.SERIES, matches))]
+
+        assert found("S1", "P2") == [uid(2)]
+        assert found("S1", "P1") == [uid(1)]
+        assert found("S?", "P*") == [uid(1), uid(2), uid(3)]
+        assert found("", "P2") == [uid(1), uid(2), uid(3)]
+
+    @settings(
+        deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    )
+    @given(made=_archive_and_questions())
+    def test_a_search_answers_as_if_it_had_asked_match_accepts_of_every_row(self, made):
+        archive, questions, is_fuzzy = made
+        with tempfile.TemporaryDirectory() as folder, self.open(Path(folder)) as index:
+            for number, held in enumerate(archive):
+                held.pop("00080061", None)
+                plain = {"SeriesNumber": None, "InstanceNumber": None, "PatientID": None, "PatientName": None}
+                index.add(entry(number, number, number, json=held, **plain, StudyDate=None, Modality=None))
+            for matches in [(), *((match,) for match in questions), tuple(questions[:3])]:
+                asked = tuple(match for match in matches if match.attribute.is_nested)
+                if len(asked) > 1:
+                    continue  # same item: has a test of its own
+                for level in (Level.STUDY, Level.SERIES, Level.INSTANCE):
+                    search = Query(level, matches, fuzzy=is_fuzzy)
+                    found = [int(one.scope.study_instance_uid.rpartition(".")[2]) for one in index.search(search)]
+                    assert len(found) == len(set(found))
+                    assert set(found) == _expected(archive, search.conditions(), {"00080061": "00080060"})
+
+    def test_no_text_is_read_as_sql(self, index):
+        held = [text for text in INJECTIONS if text.strip("\x00")]
+        for number, text in enumerate(held):
+            everywhere = {a.tag: element(a.keyword, text)[1] for a in SEARCHED if a.vr in ("LO", "SH", "CS", "PN")}
+            everywhere = {tag: one for tag, one in everywhere.items() if len(tag) == 8 and tag not in _MODALITIES}
+            index.add(entry(number, number, number, json=everywhere))
+        asked = 0
+        for attribute in (a for a in ATTRIBUTES if a.is_key):
+            for text in INJECTIONS:
+                try:
+                    match = Match.of(attribute, text)
+                except BadQuery:
+                    continue
+                found = {one.scope.study_instance_uid for one in index.search(Query(Level.STUDY, (match,)))}
+                asked += 1
+                if attribute.tag in everywhere:
+                    expected = {
+                        uid(number)
+                        for number, one in enumerate(held)
+                        if match.accepts(data_set(**{attribute.keyword: one})[attribute.tag])
+                    }
+                    assert found == expected, (attribute.keyword, text)
+        assert asked > 800
+        assert_counts_equal_rows(index)
+
+    def test_a_thousand_listed_uids_are_one_search(self, index):
+        index.add(entry())
+        listed = "\\".join([uid(number) for number in range(1000)])
+        match = Match.of(key("StudyInstanceUID"), listed)
+        assert match.kind is MatchKind.LIST
+        assert len(index.search(Query(Level.STUDY, (match,)))) == 1
+
+    def test_counts_equal_rows_after_any_sequence_of_stores_and_deletes(self, index):
+        chance = random.Random(20260101)
+        made = entries(3, 3, 4)
+        present: set[str] = set()
+        for _ in range(150):
+            one = chance.choice(made)
+            instance = one.instance
+            scopes = [
+                Scope(instance.study_instance_uid),
+                Scope(instance.study_instance_uid, instance.series_instance_uid),
+                instance.scope,
+            ]
+            if chance.random() < 0.7:
+                outcome = index.add(one).outcome
+                expected = Outcome.DUPLICATE if instance.sop_instance_uid in present else Outcome.STORED
+                assert outcome is expected
+                present.add(instance.sop_instance_uid)
+            else:
+                removed = {gone.sop_instance_uid for gone in index.delete(chance.choice(scopes))}
+                assert removed <= present
+                present -= removed
+        assert {answer.scope.sop_instance_uid for answer in index.search(query(Level.INSTANCE))} == present
+        assert_counts_equal_rows(index)
+
+    # -- close
+
+    def test_a_closed_index_is_unavailable(self, tmp_path):
+        with self.open(tmp_path) as index:
+            index.add(entry())
+        with pytest.raises(StorageUnavailable):
+            index.add(entry(instance=2))
+        with pytest.raises(StorageUnavailable):
+            index.search(query(Level.STUDY))
+        index.close()
+
+    def test_a_source_is_kept_whatever_it_says(self, index):
+        index.add(entry(source=Source("stow", "'; --", "\U0001f642")))
+        assert studies(index) == [uid(1)]
