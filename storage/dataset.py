@@ -174,6 +174,16 @@ def unambiguous_vr(vr: str, tag: int, *, is_signed: bool) -> str:
     return "SS" if is_signed and tag != _LUT_DESCRIPTOR else "US"
 
 
+def _known_vr(tag: int, *, is_signed: bool) -> str:
+    """The VR that the dictionary gives an element of unknown VR; a sequence stays one opaque value.
+
+    Converters that lack a dictionary write even UIDs so, and an instance could not be told from another (D11).
+    PS3.5 §6.2.2
+    """
+    vr = unambiguous_vr(dictionary_vr(tag), tag, is_signed=is_signed)
+    return "UN" if vr == "SQ" else vr
+
+
 def is_signed_value(pixel_representation: bytes) -> bool:
     """Whether a value of Pixel Representation, in either byte order, says that pixels are signed. PS3.3 §C.7.6.3"""
     return b"\1" in pixel_representation[:2]
@@ -253,6 +263,8 @@ class _Walk:
                 vr = _VRS[vr_bytes]
                 (length,) = long(buffer, value_at)
                 value_at += 4
+                if vr == "UN" and little and length != _UNDEFINED:
+                    vr = _known_vr(tag, is_signed=self.is_signed)
             else:
                 vr = _VRS.get(vr_bytes, "")
                 if not vr:
@@ -260,7 +272,12 @@ class _Walk:
             self.elements_left -= 1
             if self.elements_left < 0:
                 raise TooComplex("The Data Set has too many elements")
+            is_unknown = vr == "UN" and not group & 1
+            if is_unknown and length != _UNDEFINED:
+                # Somebody on the way did not know the tag; the value is Implicit VR Little Endian (PS3.5 §6.2.2).
+                vr = unambiguous_vr(dictionary_vr(tag), tag, is_signed=self.is_signed)
             if vr == "SQ" or length == _UNDEFINED:
+                vr = "UN" if is_unknown else vr
                 at = self._structured(json, (tag, vr, value_at, length), end, place._replace(encodings=encodings))
                 continue
             at = value_at + length
@@ -285,7 +302,7 @@ class _Walk:
                 encodings = encodings_of(raw)
             elif tag == _PIXEL_REPRESENTATION:
                 self.is_signed = is_signed_value(raw)
-            json[key] = json_element(vr, raw, encodings, is_little_endian=little)
+            json[key] = json_element(vr, raw, encodings, is_little_endian=little or is_unknown)
         if at < min(end, readable_end) and bytes(buffer[at:end]).strip(b"\0"):
             if depth:
                 raise NotDicom("An item ends within an element")
