@@ -272,12 +272,7 @@ class _Walk:
             self.elements_left -= 1
             if self.elements_left < 0:
                 raise TooComplex("The Data Set has too many elements")
-            is_unknown = vr == "UN" and not group & 1
-            if is_unknown and length != _UNDEFINED:
-                # Somebody on the way did not know the tag; the value is Implicit VR Little Endian (PS3.5 §6.2.2).
-                vr = unambiguous_vr(dictionary_vr(tag), tag, is_signed=self.is_signed)
             if vr == "SQ" or length == _UNDEFINED:
-                vr = "UN" if is_unknown else vr
                 at = self._structured(json, (tag, vr, value_at, length), end, place._replace(encodings=encodings))
                 continue
             at = value_at + length
@@ -302,7 +297,7 @@ class _Walk:
                 encodings = encodings_of(raw)
             elif tag == _PIXEL_REPRESENTATION:
                 self.is_signed = is_signed_value(raw)
-            json[key] = json_element(vr, raw, encodings, is_little_endian=little or is_unknown)
+            json[key] = json_element(vr, raw, encodings, is_little_endian=little)
         if at < min(end, readable_end) and bytes(buffer[at:end]).strip(b"\0"):
             if depth:
                 raise NotDicom("An item ends within an element")

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -17,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway import metrics
 from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
-from gateway.dicomweb.wado import frame_numbers
+from gateway.dicomweb.wado import frame_numbers, native_frame
 from gateway.http import in_thread, large_chunks, session_of
 from gateway.pixels.description import has_burned_in_annotation, has_pixels
 from gateway.pixels.icons import icon, icon_kind
@@ -27,10 +29,16 @@ from storage.dicomjson import unpack_metadata
 from storage.errors import BadRequest, NotAcceptable, Undecodable
 from storage.frames import FrameTable
 from storage.model import Document, Level, Scope
+from storage.stored import StoredDataSet
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+from storage.values import binary_word_bytes, little_endian
 
 _ENCAPSULATED_DOCUMENT = "00420011"
 _MIME_TYPE = "00420012"
 _PDF = "application/pdf"
+# Palette Color, Modality and VOI LUT Data. PS3.3 §C.7.6.3.1.6, §C.11.1, §C.11.2
+_LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/[0-9]+/00283006", re.ASCII)
+_MAXIMUM_LOOK_UP_TABLE_BYTES = 1 << 20
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
 _ICC_PROFILES = frozenset(("", "no"))
@@ -106,9 +114,12 @@ def _draw(session: Session, renderer: Renderer, document: Document, number: int,
             raise NotAcceptable("The instance has no picture")
         shown = number or (table.number_of_frames + 1) // 2
         with session.open(document.instance) as stored:
-            frame = stored.frame(table, shown)
+            frame = native_frame(stored, document, table, shown)
+            metadata = _with_look_up_tables(metadata, document, stored)
+        syntax = transfer_syntax(document.instance.transfer_syntax_uid)
+        frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
         try:
-            return renderer.render(metadata, document.instance.transfer_syntax_uid, shown, frame, options)
+            return renderer.render(metadata, frame_syntax, shown, frame, options)
         except Undecodable:
             if not options.is_thumbnail:
                 raise
@@ -116,6 +127,24 @@ def _draw(session: Session, renderer: Renderer, document: Document, number: int,
     finally:
         kind = "thumbnail" if options.is_thumbnail else "rendered"
         metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
+
+
+def _with_look_up_tables(metadata: bytes, document: Document, stored: StoredDataSet) -> bytes:
+    """Metadata in which the palettes and tables of the image, which may be too large for it, have their values."""
+    places = {path: value for path, value in document.bulk.items() if _LOOK_UP_TABLE.fullmatch(path)}
+    if not places or sum(value.end - value.start for value in places.values()) > _MAXIMUM_LOOK_UP_TABLE_BYTES:
+        return metadata
+    json = orjson.loads(metadata)
+    for path, value in places.items():
+        *parents, tag = path.split("/")
+        item = json
+        for sequence, index in zip(parents[::2], parents[1::2], strict=True):
+            item = item[sequence]["Value"][int(index)]
+        raw = stored.read(value.start, value.end)
+        if not stored.transfer_syntax.is_little_endian:
+            raw = little_endian(raw, binary_word_bytes(value.vr))
+        item[tag] = {"vr": "OW", "InlineBinary": b64encode(raw).decode("ascii")}
+    return orjson.dumps(json)
 
 
 def _document_itself(request: Request, session: Session, document: Document) -> Response:

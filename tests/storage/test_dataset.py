@@ -86,19 +86,6 @@ def test_an_unknown_vr_is_the_one_of_the_dictionary():
     assert found.json["00081140"]["vr"] == "UN", "a sequence that nobody wrote as one stays as it is"
 
 
-def test_a_public_attribute_that_came_as_unknown_gets_its_own_vr():
-    found = read(
-        element(0x00080018, "UN", b"1.2.3\0")
-        + element(0x00280010, "UN", b"\2\0")
-        + element(0x00400275, "UN", item(implicit_element(0x00080060, "CT")))
-        + element(0x00091001, "UN", b"\1\2")
-    )
-    assert found.text("00080018") == "1.2.3"
-    assert found.json["00280010"] == {"vr": "US", "Value": [2]}
-    assert found.json["00400275"] == {"vr": "SQ", "Value": [{"00080060": {"vr": "CS", "Value": ["CT"]}}]}
-    assert found.json["00091001"] == {"vr": "UN", "InlineBinary": "AQI="}
-
-
 def test_pixel_data_is_a_reference_and_its_place_is_known():
     raw = image(4, 4)
     found = read(raw)
