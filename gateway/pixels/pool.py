@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+from gateway import metrics
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.protocol import CLASSES, OK, READY, receive_answer, request_of, send_request
 from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
@@ -150,7 +151,9 @@ class RenderPool:
         worker.end()
         with self._changed:
             self._alive.discard(worker)
-            self.restarts += not self._closed
+            if not self._closed:
+                self.restarts += 1
+                metrics.RENDER_RESTARTS.inc()
 
 
 class _Worker:
