@@ -132,10 +132,67 @@ def assert_counts_equal_rows(index: Index) -> None:
     assert instances_in_all == len(index.search(query(Level.INSTANCE)))
 
 
+# What text can hold that a query language might take for something else, alone and as one of several values.
+HELD_TEXTS: tuple[list[str], ...] = (
+    *([text] for text in ("a", "A", "ab", "a b", "abc", "[a]b", "[ab]", "a]b", "[", "]", "^a", "!a", "-", "a-c")),
+    *(
+        [text]
+        for text in ("%", "a%b", "_", "a_b", "axb", "\\", "a\\b", "'", '"', '["a"]', ",", "a,b", "é", "日本", "ÿ")
+    ),
+    *([text] for text in ("\ud7ff", "\U0010ffff", "a\U0010ffff", "{}", "null", "0")),
+    *(["a", "b"], ["ab", "cd"], ["a", "a"], ["[a]b", "x"], ['a"', "b"], ["a,b", "c"], ["\\", "b"], ["é", "日本"]),
+    *(["%", "_"], ["null", "0"], ["b", "a", "c"], [], ["z" * 64], ["z" * 63 + "y", "a"]),
+)
+ASKED_TEXTS = (
+    *("a", "A", "ab", "b", "c", "cd", "a*", "*a", "*b", "*b*", "a*b", "a*d", "a?b", "a??", "?", "??", "*?", "?*"),
+    *("[a]*", "[ab]*", "[a-c]*", "[!a]*", "[^a]*", "*[*", "*]*", "[*", "]*", "a]?", "a-*", "*-*"),
+    *("%*", "*%*", "a%?", "_*", "a_?", "*_*", "*\\*", "a\\*", "'*", "*'*", '*"*', '"*', '["*', "*,*", "*],*", "*\x1f*"),
+    *(
+        "é*",
+        "*本",
+        "日?",
+        "?本",
+        "\ud7ff*",
+        "\U0010ffff*",
+        "a\U0010ffff*",
+        "{*",
+        "null*",
+        "0*",
+        "z*z",
+        "z*y",
+        "*" + "z" * 64,
+    ),
+)
+HELD_NAMES: tuple[object, ...] = (
+    *("Doe^Jane", "Doe", "doe^^", "Doerr^Jane", "Doe^Jane^^Dr", "[Doe]^J", "D_e", "D%e", "Straße", "ÅSE^Å", ""),
+    {"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎", "Phonetic": "やまだ^たろう"},
+    {"Ideographic": "山田^花子"},
+    {"Alphabetic": "Hong^Gildong", "Ideographic": "洪^吉洞", "Phonetic": "홍^길동"},
+    {"Phonetic": "Doe"},
+)
+ASKED_NAMES = (
+    *("doe", "DOE^*", "doe*", "doe^j*", "*^j*", "*^*", "doe^^", "d?e", "[doe]*", "d_e", "d%*", "strasse", "åse*", "*å"),
+    *(
+        "yamada*",
+        "山田*",
+        "山田^?郎",
+        "*たろう",
+        "홍*",
+        "yamada=山田*",
+        "=山田*",
+        "=*^花子",
+        "==doe",
+        "doe==",
+        "a=b",
+        "*=洪*",
+    ),
+)
+
+
 # ---- strategies for the differential test ------------------------------------------------------------------------
 
 _CHARACTERS = st.sampled_from([*"aAbB1 %_\\[]^=*?'\"-,é日ßﬀ\x1f\x00\n", "e\u0301", "\U0010ffff", "\ud7ff"])
-_TEXTS = st.lists(_CHARACTERS, max_size=5).map("".join)
+_TEXTS = st.lists(st.sampled_from("ab") | _CHARACTERS, max_size=5).map("".join)
 _DATES = st.sampled_from(["20200101", "2020.01.02", "20201231", "1999", "unknown", " 20200101 "])
 _TIMES = st.sampled_from(["10", "1015", "101530", "10:15:30", "235959.999999", "000000", "noon", "9"])
 _NUMBERS = st.sampled_from([1, "01", "1.0", 2, "-3", "1e3", "x", str(10**20), 2**62, 1.5, "NaN"])
@@ -182,12 +239,12 @@ def _archive_and_questions(draw):
         keys = [*keys, key("Modality")]
     archive = draw(st.lists(_data_set_of(keys), min_size=1, max_size=4))
     questions = []
-    for _ in range(draw(st.integers(1, 6))):
+    for _ in range(draw(st.integers(1, 10))):
         attribute = draw(st.sampled_from(keys))
         held = [text for one in archive for text in _texts_in(one.get(attribute.top_tag), attribute)]
         texts = [_ASKED_BY_VR.get(attribute.vr, _TEXTS)]
         if held and attribute.vr not in _ASKED_BY_VR:
-            texts.append(st.sampled_from(held).flatmap(_patterns_of))
+            texts.append(_patterns_of(draw(st.sampled_from(held)), draw(st.sampled_from(held))))
         empty = draw(st.sampled_from([False, False, False, True]))
         text = '""' if empty else draw(st.one_of(texts))
         with contextlib.suppress(BadQuery):
@@ -204,9 +261,21 @@ def _texts_in(held, attribute: Attribute) -> list[str]:
 
 
 @st.composite
-def _patterns_of(draw, text: str) -> str:
+def _patterns_of(draw, text: str, other: str) -> str:
+    """A pattern that the text fits, or nearly; or one that starts as one value and ends as another does."""
     at = draw(st.integers(0, len(text)))
-    return draw(st.sampled_from([text, text[:at] + "*", "*" + text[at:], text[:at] + "?" + text[at + 1 :], text[:at]]))
+    return draw(
+        st.sampled_from(
+            [
+                text,
+                text[:at] + "*",
+                "*" + text[at:],
+                text[:at] + "?" + text[at + 1 :],
+                text[:at] + "*" + other,
+                text[:at],
+            ]
+        )
+    )
 
 
 def _expected(archive, matches, computed_from) -> set[int]:
@@ -635,6 +704,40 @@ class IndexContract:
                     found = [int(one.scope.study_instance_uid.rpartition(".")[2]) for one in index.search(search)]
                     assert len(found) == len(set(found))
                     assert set(found) == _expected(archive, search.conditions(), {"00080061": "00080060"})
+
+    @pytest.mark.parametrize("keyword", ["AccessionNumber", "StudyDescription", "SeriesDescription"])
+    def test_text_in_one_of_several_values_or_alone_fits_the_same_patterns(self, index, keyword):
+        for number, values in enumerate(HELD_TEXTS):
+            index.add(entry(number, number, number, **{keyword: values}))
+        hits = 0
+        for asked in ASKED_TEXTS:
+            match = Match.of(key(keyword), asked)
+            expected = {
+                uid(number)
+                for number, values in enumerate(HELD_TEXTS)
+                if match.accepts(data_set(**{keyword: values})[match.attribute.tag])
+            }
+            assert set(studies(index, **{keyword: asked})) == expected, asked
+            hits += len(expected)
+        assert hits > 200
+
+    @pytest.mark.parametrize("is_fuzzy", [False, True])
+    @pytest.mark.parametrize("keyword", ["PatientName", "ReferringPhysicianName", "PerformingPhysicianName"])
+    def test_names_alone_or_among_several_are_found_in_each_component_group(self, index, keyword, is_fuzzy):
+        held = [[name] for name in HELD_NAMES] + [[HELD_NAMES[-1 - n], name] for n, name in enumerate(HELD_NAMES)]
+        for number, names in enumerate(held):
+            index.add(entry(number, number, number, **{keyword: names}))
+        hits = 0
+        for asked in ASKED_NAMES:
+            search = query(Level.STUDY, fuzzy=is_fuzzy, **{keyword: asked})
+            expected = {
+                uid(number)
+                for number, names in enumerate(held)
+                if all(m.accepts(data_set(**{keyword: names})[m.attribute.tag]) for m in search.conditions())
+            }
+            assert {one.scope.study_instance_uid for one in index.search(search)} == expected, asked
+            hits += len(expected)
+        assert hits > 60
 
     def test_no_text_is_read_as_sql(self, index):
         held = [text for text in INJECTIONS if text.strip("\x00")]
