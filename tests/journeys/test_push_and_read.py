@@ -68,11 +68,12 @@ def expected(file):
 
 @dataclass
 class Pushed:
-    """A file, what the wire carried of it, and what became of it. answers: of findscu, with their UIDs."""
+    """A file, what the wire carried of it, and what became of it. uids: study, series, instance; answers: findscu's."""
 
     file: DicomFile
     sender: str
     wire: Store
+    uids: tuple = ()
     digests_on_disk: frozenset = frozenset()
     as_stored: bytes = b""
     explicit: bytes = b""
@@ -103,7 +104,12 @@ def push(gateway, files):
         for file in files:
             if file.name not in sent:
                 sent[file.name] = ("pynetdicom", push_with_pynetdicom(tap, file))
-    return [Pushed(file, *sent[file.name]) for file in files]
+    pushed = [Pushed(file, *sent[file.name]) for file in files]
+    for one in filter(_is_stored, pushed):
+        with lenient():
+            data_set = pushed_data_set(one)
+            one.uids = (str(data_set.StudyInstanceUID), str(data_set.SeriesInstanceUID), one.wire.sop_instance)
+    return pushed
 
 
 def digests_on_disk(gateway):
@@ -119,10 +125,7 @@ def digests_on_disk(gateway):
 
 def read_back(gateway, pushed):
     """Everything the doors say of an instance that is stored."""
-    with lenient():
-        data_set = pushed_data_set(pushed)
-        study, series = str(data_set.StudyInstanceUID), str(data_set.SeriesInstanceUID)
-    sop_instance = pushed.wire.sop_instance
+    study, series, sop_instance = pushed.uids
     url = f"/studies/{study}/series/{series}/instances/{sop_instance}"
     with httpx.Client(base_url=gateway.dicomweb, timeout=30) as client:
         pushed.as_stored = _get(client, url, "application/dicom; transfer-syntax=*")
