@@ -9,12 +9,13 @@ import struct
 import subprocess
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context
 
@@ -23,11 +24,18 @@ from gateway.dimse.limits import DimseLimits
 from gateway.dimse.server import DimseServer
 from gateway.session import Session
 from storage.archive import Archive
+from storage.filemeta import Announcement, canonical_header
 from storage.index import open_index
+from storage.matching import Query
+from storage.model import Level
 from storage.objects import open_object_store
 from tests import synthetic
 
 VERIFICATION, STUDY_ROOT_FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
+STORAGE = (synthetic.SECONDARY_CAPTURE, [synthetic.EXPLICIT])
+FIND = (STUDY_ROOT_FIND, [synthetic.EXPLICIT])
+ECHO = (VERIFICATION, [synthetic.IMPLICIT])
+RELEASE = bytes.fromhex("05000000000400000000")
 AE_TITLE = "GATEWAY"
 
 
@@ -38,15 +46,19 @@ class Listener:
     server: DimseServer
     archive: Archive
     folder: Path
+    spool_directory: Path
     port: int
+    peers: list = field(default_factory=list)
 
     @property
     def address(self):
         return "127.0.0.1", self.port
 
     def connect(self):
+        """A connection of a peer, which is closed at the end if the test does not."""
         peer = socket.create_connection(self.address)
         peer.settimeout(10)
+        self.peers.append(peer)
         return peer
 
     def waiting_files(self):
@@ -56,8 +68,23 @@ class Listener:
     def objects(self):
         return sorted(self.folder.rglob("*.dcm"))
 
-    def connections(self):
-        return len(self.server._admission)
+    def is_at_rest(self):
+        """Whether no connection is attended to."""
+        return self.server._attending == 0
+
+    def figures_at_rest(self):
+        """What is in use while nothing is going on."""
+        assert settle(self.is_at_rest)
+        return figures()
+
+    def is_as_before(self, before):
+        """Whether it comes to rest with no more threads and descriptors in use than before."""
+
+        def is_so():
+            now = figures()
+            return self.is_at_rest() and now.threads <= before.threads and now.fds <= before.fds
+
+        return settle(is_so)
 
 
 @contextlib.contextmanager
@@ -71,9 +98,12 @@ def running_listener(folder, *, sessions=None, maximum_instance_bytes=4 << 30, p
         server = DimseServer(bound, AE_TITLE, DimseLimits(**limits), sessions or partial(Session, archive), **policy)
         serving = threading.Thread(target=server.serve)
         serving.start()
+        listener = Listener(server, archive, folder, objects.spool_directory, port)
         try:
-            yield Listener(server, archive, folder, port)
+            yield listener
         finally:
+            for peer in listener.peers:
+                peer.close()
             server.stop(2)
             serving.join(5)
             assert not serving.is_alive()
@@ -103,7 +133,7 @@ def listener(listen):
 
 @contextlib.contextmanager
 def associated(listener, *contexts, calling="SCU", called=AE_TITLE, maximum_pdu=16382, **more):
-    """An association of pynetdicom with ``(abstract syntax, [transfer syntaxes])``; aborted at the end if it is open."""
+    """An association of pynetdicom with ``(abstract syntax, [transfer syntaxes])``; aborted at the end if open."""
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
     proposed = [build_context(UID(abstract), list(syntaxes)) for abstract, syntaxes in contexts]
@@ -113,7 +143,8 @@ def associated(listener, *contexts, calling="SCU", called=AE_TITLE, maximum_pdu=
     finally:
         if association.is_established:
             association.abort()
-        association.join(5)
+        if association.is_alive():
+            association.join(5)
 
 
 def uid_item(kind, uid):
@@ -203,7 +234,7 @@ def echo(listener, seconds=2.0):
         kind, answer = receive_pdu(peer)
         assert kind == 4
         assert answer.endswith(b"\0\0\0\x09\2\0\0\0\0\0"), "Status 0000 comes last"
-        peer.sendall(bytes.fromhex("05000000000400000000"))
+        peer.sendall(RELEASE)
         assert receive_pdu(peer)[0] == 6
     return time.monotonic() - started
 
@@ -226,16 +257,52 @@ def part10(
     folder, data_set, *, sop_class=synthetic.SECONDARY_CAPTURE, sop_instance="1.2.3.4.5", syntax=synthetic.EXPLICIT
 ):
     """A Part 10 file of that Data Set."""
-    from storage.filemeta import Announcement, canonical_header
-
     path = folder / f"{sop_instance}.dcm"
     path.write_bytes(canonical_header(Announcement(sop_class, sop_instance, syntax)) + data_set)
     return path
 
 
+def send(
+    peer, data_set, *, sop_instance="1.2.3.4.5", context_id=1, message_id=1, sop_class=synthetic.SECONDARY_CAPTURE
+):
+    """One C-STORE in a raw association; returns status and comment."""
+    peer.sendall(p_data(pdv(context_id, 3, store_command(sop_instance, sop_class, message_id))))
+    pieces = [data_set[at : at + 16000] for at in range(0, len(data_set), 16000)] or [b""]
+    for number, piece in enumerate(pieces):
+        peer.sendall(p_data(pdv(context_id, 2 if number == len(pieces) - 1 else 0, piece)))
+    return status_of(peer)
+
+
+def status_of(peer):
+    kind, value = receive_pdu(peer)
+    assert kind == 4
+    at = value.index(b"\0\0\0\x09\2\0\0\0")
+    comment_at = value.find(b"\0\0\x02\x09")
+    comment = value[comment_at + 8 : comment_at + 8 + value[comment_at + 4]] if comment_at >= 0 else b""
+    return int.from_bytes(value[at + 8 : at + 10], "little"), comment.decode().strip()
+
+
+def query(level="STUDY", **keys):
+    asked = Dataset()
+    asked.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(asked, keyword, value)
+    return asked
+
+
+def find(association, asked):
+    """The statuses and Identifiers of one C-FIND."""
+    return [(status.Status, found) for status, found in association.send_c_find(asked, STUDY_ROOT_FIND)]
+
+
+def instances(listener):
+    """Every instance in the archive."""
+    return listener.archive.search(Query(Level.INSTANCE))
+
+
 @dataclass
 class Figures:
-    """What the test process uses."""
+    """What the test process uses. fds: without those of the index, which keeps its connections for reading."""
 
     rss_bytes: int
     threads: int
@@ -244,7 +311,8 @@ class Figures:
 
 def figures():
     process = psutil.Process()
-    return Figures(process.memory_info().rss, threading.active_count(), process.num_fds())
+    index = sum("index.sqlite" in file.path for file in process.open_files())
+    return Figures(process.memory_info().rss, threading.active_count(), process.num_fds() - index)
 
 
 def settle(condition, seconds=5.0):

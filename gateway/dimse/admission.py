@@ -57,13 +57,21 @@ class Admission:
             self._established[connection] = calling_ae
             return True
 
-    def leave(self, connection: Connection) -> bool:
-        """Forget a connection before it is closed; False when it had been told to go."""
+    def part(self, connection: Connection) -> bool:
+        """End the association of a connection that is about to be closed; False when it had been told to go.
+
+        Until it leaves it is pending again: it may have to make room, but holds no association.
+        """
         with self._lock:
-            known = connection in self._pending or connection in self._established
+            if self._established.pop(connection, None) is not None:
+                self._pending[connection] = None
+            return connection in self._pending
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection before it is closed."""
+        with self._lock:
             self._pending.pop(connection, None)
             self._established.pop(connection, None)
-            return known
 
     def interrupt_pending(self) -> None:
         """Tell every connection without an association to go."""

@@ -69,9 +69,9 @@ class Command:
 
 
 def decode(encoded: bytes) -> Command:
-    """Read a Command Set. Raises MalformedCommandError for anything but even-length elements of group 0000, once each.
+    """Read a Command Set. Raises MalformedCommandError for anything but elements of group 0000, once each.
 
-    Order is not checked, as old modalities write their own.
+    Order and even length are not checked, as old modalities have their own ways (D11, ST6).
     """
     elements: dict[int, bytes] = {}
     at, end = 0, len(encoded)
@@ -80,7 +80,7 @@ def decode(encoded: bytes) -> Command:
             raise MalformedCommandError
         group, element, length = _ELEMENT.unpack_from(encoded, at)
         at += 8
-        if group != 0 or length & 1 or length > end - at or element in elements:
+        if group != 0 or length > end - at or element in elements:
             raise MalformedCommandError
         elements[element] = encoded[at : at + length]
         at += length

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 _DRAIN_BYTES = 64 * 1024
-_DRAIN_SECONDS = 0.5
+_FAREWELL_SECONDS = 0.5
 _FIRST_BUFFER_BYTES = 8 * 1024
 _BUFFER_BYTES = 256 * 1024
 _QUICK_ACKNOWLEDGEMENT = getattr(socket, "TCP_QUICKACK", None) if sys.platform == "linux" else None
@@ -199,11 +199,13 @@ class Connection:
                 raise ClosedError from error
 
     def send_last(self, data: bytes) -> None:
-        """Send a farewell if the peer takes it at once, and let it read that before the connection is reset."""
+        """Send a farewell if the peer takes it at once, and give it a moment to read that and to close first.
+
+        What it still sends is thrown away, up to a bound. PS3.8 §9.2.3 Sta13
+        """
         try:
             self._socket.send(data)
-            socket.socket.shutdown(self._socket, socket.SHUT_WR)
-            deadline = time.monotonic() + _DRAIN_SECONDS
+            deadline = time.monotonic() + _FAREWELL_SECONDS
             discarded = 0
             while discarded < _DRAIN_BYTES and self._incoming.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 count = self._socket.recv_into(self._view)

@@ -51,7 +51,7 @@ from storage.model import Source
 
 logger = logging.getLogger(__name__)
 
-_JOIN_SECONDS = 3.0
+_LAST_SECONDS = 3.0
 _ACCEPT_PAUSE_SECONDS = 0.05
 
 
@@ -115,12 +115,22 @@ class DimseServer:
         self._admission = Admission(limits)
         self._stopping = threading.Event()
         self._stopped_fd, self._stop_fd = os.pipe()
-        self._threads: set[threading.Thread] = set()
+        self._attended = threading.Condition()
+        self._attending = 0
+        self._is_serving = False
 
     # Life of the listener
 
     def serve(self) -> None:
         """Accept connections until ``stop``. Call once."""
+        self._count(serving=True)
+        try:
+            self._accept_until_stopped()
+        finally:
+            self._listener.close()
+            self._count(serving=False)
+
+    def _accept_until_stopped(self) -> None:
         listener = self._listener
         listener.setblocking(False)
         listener.listen(min(socket.SOMAXCONN, 1024))
@@ -131,7 +141,6 @@ class DimseServer:
             waiting.poll()
             if not self._stopping.is_set():
                 self._accept()
-        listener.close()
 
     def _accept(self) -> None:
         try:
@@ -149,34 +158,41 @@ class DimseServer:
             return
         if self._admission.enter(connection):
             metrics.DIMSE_REJECTS.labels("evicted").inc()
-        thread = threading.Thread(target=self._attend, args=(connection,), name="dimse-association", daemon=True)
-        self._threads.add(thread)
+        if self._stopping.is_set():
+            connection.interrupt()
+        self._count(1)
         try:
-            thread.start()
+            threading.Thread(target=self._attend, args=(connection,), name="dimse-association", daemon=True).start()
         except RuntimeError:
             logger.warning("dimse.listener.exhausted")
-            self._threads.discard(thread)
             self._admission.leave(connection)
             connection.close()
+            self._count(-1)
+
+    def _count(self, attending: int = 0, *, serving: bool | None = None) -> None:
+        """Keep count of what ``stop`` has to wait for."""
+        with self._attended:
+            self._attending += attending
+            self._is_serving = self._is_serving if serving is None else serving
+            self._attended.notify_all()
+
+    def _wait_until_idle(self, seconds: float) -> bool:
+        with self._attended:
+            return self._attended.wait_for(lambda: self._attending == 0 and not self._is_serving, seconds)
 
     def stop(self, seconds: float) -> None:
         """Stop accepting, let messages under way be answered for up to ``seconds``, then abort what is left.
 
-        Callable from any thread, also from a signal handler's; returns when every association has ended.
+        Callable from any thread; returns when every association has ended.
         """
         if self._stopping.is_set():
             return
         self._stopping.set()
         os.write(self._stop_fd, b"\0")
         self._admission.interrupt_pending()
-        deadline = time.monotonic() + seconds
-        for thread in tuple(self._threads):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self._admission.interrupt_all()
-        deadline = time.monotonic() + _JOIN_SECONDS
-        for thread in tuple(self._threads):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if not self._threads:
+        if not self._wait_until_idle(seconds):
+            self._admission.interrupt_all()
+        if self._wait_until_idle(_LAST_SECONDS):
             os.close(self._stop_fd)
             os.close(self._stopped_fd)
 
@@ -193,7 +209,7 @@ class DimseServer:
         finally:
             self._admission.leave(connection)
             connection.close()
-            self._threads.discard(threading.current_thread())
+            self._count(-1)
 
     def _establish(self, connection: Connection) -> _Conversation | None:
         limits = self._limits
@@ -247,7 +263,7 @@ class DimseServer:
 
     def _bid_farewell(self, connection: Connection, end: ConnectionEndedError) -> None:
         """One log line for a connection that ended before or in an association, and A-ABORT where one is due."""
-        is_known = self._admission.leave(connection)
+        is_known = self._admission.part(connection)
         reason = end.reason if is_known else "evicted"
         is_ordinary = isinstance(end, (ReleasedError, DrainingError, AbortedError, ClosedError)) or not is_known
         logger.log(

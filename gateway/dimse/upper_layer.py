@@ -241,22 +241,33 @@ class Association:
         self._window_start_bytes = self._connection.received_bytes
 
     def _deadline(self) -> float:
+        """When to look again. Raises DeadlineError when the window that has ended brought too little."""
         now = time.monotonic()
+        if now >= self._end_of_life:
+            raise DeadlineError("end of life")
         if now >= self._window_end:
             limits = self._limits
             expected = limits.minimum_rate_bytes_per_second * limits.minimum_rate_window_seconds
             if self._connection.received_bytes - self._window_start_bytes < expected:
                 raise DeadlineError("too slow")
             self._open_window()
-        if now >= self._end_of_life:
-            raise DeadlineError("end of life")
-        return self._window_end
+        return min(self._window_end, self._end_of_life)
 
     def _take(self, count: int) -> memoryview:
-        return self._connection.take(count, self._deadline(), "too slow")
+        while True:
+            deadline = self._deadline()
+            try:
+                return self._connection.take(count, deadline, "too slow")
+            except DeadlineError:
+                continue
 
     def _take_some(self, maximum: int) -> memoryview:
-        return self._connection.take_some(maximum, self._deadline(), "too slow")
+        while True:
+            deadline = self._deadline()
+            try:
+                return self._connection.take_some(maximum, deadline, "too slow")
+            except DeadlineError:
+                continue
 
     # Sending
 

@@ -46,9 +46,8 @@ def test_the_oldest_pending_of_an_address_makes_room_for_its_newest(connect):
     third_peer.setblocking(False)
     with pytest.raises(BlockingIOError):
         third_peer.recv(1)
-    assert not admission.leave(first)
-    assert admission.leave(other)
-    assert admission.leave(third)
+    assert [admission.part(one) for one in (first, second, third, other)] == [False, True, True, True]
+    assert len(admission) == 3
 
 
 def test_the_oldest_pending_of_all_makes_room_when_there_are_too_many(connect):
@@ -99,6 +98,19 @@ def test_a_connection_that_was_told_to_go_establishes_nothing(connect):
     admission.enter(second)
     assert not admission.establish(first, "A")
     assert admission.establish(second, "A")
+
+
+def test_an_association_that_ends_makes_room_for_another_before_it_has_left(connect):
+    admission = Admission(limits(associations_maximum=1))
+    (first, _), (second, _) = connect("10.0.0.1"), connect("10.0.0.2")
+    admission.enter(first)
+    admission.enter(second)
+    assert admission.establish(first, "A")
+    assert admission.part(first)
+    assert admission.establish(second, "A")
+    assert len(admission) == 2
+    admission.leave(first)
+    assert len(admission) == 1
 
 
 def test_all_connections_can_be_told_to_go(connect):

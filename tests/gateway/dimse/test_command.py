@@ -98,6 +98,10 @@ def test_comments_longer_than_64_characters_are_cut():
     assert answer.ErrorComment == "x" * 64
 
 
+def test_a_uid_of_odd_length_as_old_modalities_send_it_is_read():
+    assert decode(b"\0\0\0\x10\5\0\0\x001.2.3").text(Element.AFFECTED_SOP_INSTANCE_UID) == "1.2.3"
+
+
 @pytest.mark.parametrize(
     "encoded",
     [
@@ -107,11 +111,10 @@ def test_comments_longer_than_64_characters_are_cut():
         b"\0\0\0\1\2\0\0\0\1",
         b"\x08\0\x18\0\2\0\0\0\1\0",
         b"\0\0\0\1\xff\xff\xff\xff\1\0",
-        b"\0\0\0\1\3\0\0\0\1\0\0",
         (b"\0\0\0\1\2\0\0\0\1\0") * 2,
         b"".join(b"\0\0" + number.to_bytes(2, "little") + b"\0\0\0\0" for number in range(65)),
     ],
-    ids=["empty", "byte", "cut", "cut value", "group 8", "huge length", "odd length", "twice", "65 elements"],
+    ids=["empty", "byte", "cut", "cut value", "group 8", "huge length", "twice", "65 elements"],
 )
 def test_what_is_no_command_set_is_malformed(encoded):
     with pytest.raises(MalformedCommandError):
