@@ -78,7 +78,7 @@ class Archive:
         else:
             self._objects.put(entry.instance.key, spool)
         receipt = self._index.add(entry)
-        return replace(receipt, warnings=tuple(warnings + ([warning] if warning else [])))
+        return replace(receipt, warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])))
 
     def _reconcile(self, spool: Spool, identity: Identity, syntax: TransferSyntax) -> tuple[str, ...]:
         """Hold what was announced against the Data Set: a peer's word must be true, File Meta may be corrected."""
