@@ -88,9 +88,9 @@ class Listener:
 
 
 @contextlib.contextmanager
-def running_listener(folder, *, sessions=None, maximum_instance_bytes=4 << 30, peers=None, **limits):
+def running_listener(folder, *, sessions=None, maximum_instance_bytes=4 << 30, peers=None, tls=None, **limits):
     objects = open_object_store(folder / "objects")
-    policy = {} if peers is None else {"peers": peers}
+    policy = {"tls": tls} if peers is None else {"tls": tls, "peers": peers}
     with contextlib.closing(open_index(folder / "index.sqlite")) as index:
         archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes)
         bound = socket.create_server(("127.0.0.1", 0))

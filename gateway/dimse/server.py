@@ -55,6 +55,28 @@ _LAST_SECONDS = 3.0
 _ACCEPT_PAUSE_SECONDS = 0.05
 
 
+_LIMITS = {
+    "evicted": "L1",
+    "too many associations": "L1",
+    "handshake deadline": "L2",
+    "association deadline": "L2",
+    "PDU too long": "L3",
+    "invalid PDU length": "L4",
+    "idle": "L5",
+    "too slow": "L5",
+    "unread": "L5",
+    "end of life": "L5",
+    "instance too large": "L6",
+}
+"""The limit behind a reason, by its id in the documents."""
+
+
+def _count_refusal(reason: str) -> None:
+    metrics.DIMSE_REJECTS.labels(reason).inc()
+    if reason in _LIMITS:
+        metrics.LIMITS_HIT.labels(_LIMITS[reason]).inc()
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who asks for an association: AE titles as sent, and where from."""
@@ -157,7 +179,7 @@ class DimseServer:
             accepted.close()
             return
         if self._admission.enter(connection):
-            metrics.DIMSE_REJECTS.labels("evicted").inc()
+            _count_refusal("evicted")
         if self._stopping.is_set():
             connection.interrupt()
         self._count(1)
@@ -257,7 +279,7 @@ class DimseServer:
         return None
 
     def _reject(self, connection: Connection, rejection: _Rejection) -> None:
-        metrics.DIMSE_REJECTS.labels(rejection.reason).inc()
+        _count_refusal(rejection.reason)
         logger.warning("dimse.association.rejected", extra={"reason": rejection.reason, "address": connection.address})
         connection.send_last(encode_rejection(rejection.result, rejection.source, rejection.diagnostic))
 
@@ -274,7 +296,7 @@ class DimseServer:
         if isinstance(end, (ReleasedError, AbortedError, ClosedError)) or not is_known:
             return
         if not is_ordinary:
-            metrics.DIMSE_REJECTS.labels(end.reason).inc()
+            _count_refusal(end.reason)
         abort = end.abort if isinstance(end, ViolationError) else NOT_SPECIFIED
         if abort is not None:
             connection.send_last(encode_abort(PROVIDER, abort))
