@@ -159,14 +159,17 @@ def _known_syntax(uid: str) -> TransferSyntax:
 
 
 def _identity(data_set: DataSet) -> Identity:
-    """The four UIDs every instance has. Raises InvalidInstance with the tag of the first one that is not one."""
-    sop_instance_uid = checked_uid(data_set.text(_SOP_INSTANCE), _SOP_INSTANCE)
-    return Identity(
-        checked_uid(data_set.text(_STUDY), _STUDY),
-        checked_uid(data_set.text(_SERIES), _SERIES),
-        sop_instance_uid,
-        checked_uid(data_set.text(_SOP_CLASS), _SOP_CLASS),
-    )
+    """The four UIDs every instance has, each with one value.
+
+    Raises InvalidInstance with the tag of the first one that is not one.
+    """
+
+    def uid(tag: str) -> str:
+        values = data_set.json.get(tag, {}).get("Value", ())
+        return checked_uid(str(values[0]) if len(values) == 1 else "", tag)
+
+    sop_instance_uid = uid(_SOP_INSTANCE)
+    return Identity(uid(_STUDY), uid(_SERIES), sop_instance_uid, uid(_SOP_CLASS))
 
 
 def _entry(

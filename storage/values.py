@@ -102,6 +102,12 @@ def _codes(raw: bytes, _: Encodings) -> list[JsonElement]:
     return [_clean(text)] if text else []
 
 
+def _uids(raw: bytes, _: Encodings) -> list[JsonElement]:
+    """UIDs without their padding. A NUL inside of one is none: it stays visible, so that no UID becomes another."""
+    text = raw.decode("latin-1").strip("\0 ").replace("\0", "\ufffd")
+    return [part.strip("\ufffd ") or None for part in text.split("\\")] if text else []
+
+
 def _person_names(raw: bytes, encodings: Encodings) -> list[JsonElement]:
     text = _clean(decode_text(raw, encodings, _PERSON_NAME_DELIMITERS)).strip(" ")
     return [_person_name(name) for name in text.split("\\")] if text else []
@@ -145,7 +151,8 @@ def _numeric_strings(convert: Callable[[str], JsonElement]) -> Callable[[bytes, 
 
 
 _TEXT_VRS: dict[str, Callable[[bytes, Encodings], list[JsonElement]]] = {
-    **dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "TM", "UI"), _codes),
+    **dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "TM"), _codes),
+    "UI": _uids,
     **dict.fromkeys(("LO", "SH", "UC"), _texts),
     **dict.fromkeys(("LT", "ST", "UT", "UR"), _text),
     "PN": _person_names,

@@ -105,7 +105,9 @@ def test_an_instance_of_another_study_than_the_request_names_is_refused(archive)
 
 
 @pytest.mark.parametrize("tag", ["study", "series", "sop_instance", "sop_class"])
-@pytest.mark.parametrize("uid", ["", "../../../etc/cron.d/x", "1.2..3", "1.02.3", "1" * 65, "1.2/3", "<script>"])
+@pytest.mark.parametrize(
+    "uid", ["", "../../../etc/cron.d/x", "1.2..3", "1.02.3", "1" * 65, "1.2/3", "<script>", "1.2\0003", "1.2\\3"]
+)
 def test_a_uid_that_is_none_is_refused_by_its_tag(archive, tmp_path, tag, uid):
     options = {"study": "1.2.3", "series": "1.2.3.4", "sop_instance": "1.2.3.4.5"} | {tag: uid}
     with pytest.raises(InvalidInstance) as caught:

@@ -29,6 +29,8 @@ def value(vr: str, raw: bytes, term: bytes = b"", *, is_little_endian: bool = Tr
         ("CS", b"ORIGINAL\\PRIMARY", ["ORIGINAL", "PRIMARY"]),
         ("CS", b"A\\\\C", ["A", None, "C"]),
         ("UI", b"1.2.3\0", ["1.2.3"]),
+        ("UI", b"1.2\x003", ["1.2\ufffd3"]),
+        ("UI", b"1.2 \\1.3\0", ["1.2", "1.3"]),
         ("LO", b" padded ", ["padded"]),
         ("LO", b"with\0nul", ["withnul"]),
         ("LT", b"  two\\parts  ", ["  two\\parts"]),
