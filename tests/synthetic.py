@@ -113,7 +113,9 @@ def encapsulated(fragments: list[bytes], *, offsets: tuple[int, ...] = ()) -> by
     return element(0x7FE00010, "OB", b"", length=UNDEFINED) + content + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
-def part10(content: bytes, *, syntax: str = EXPLICIT, sop_class: str = SECONDARY_CAPTURE, sop: str = "1.2.3.4.5") -> bytes:
+def part10(
+    content: bytes, *, syntax: str = EXPLICIT, sop_class: str = SECONDARY_CAPTURE, sop: str = "1.2.3.4.5"
+) -> bytes:
     """A Part 10 stream around a Data Set, with a preamble that is not empty."""
     meta = b"".join(
         (
