@@ -106,4 +106,7 @@ def send_verbatim(association, sop_class, sop_instance, data_set):
         _, response = association.dimse.get_msg(block=True)
     finally:
         association._reactor_checkpoint.set()
-    return None if response is None else response.Status
+    if response is None:
+        return None
+    assert response.MessageIDBeingRespondedTo == request.MessageID
+    return response.Status
