@@ -310,9 +310,7 @@ class Torture:
                     process.kill()
             gateway.process.wait()
         else:
-            living = {process.pid for process in psutil.Process(gateway.process.pid).children()}
-            pids = sorted(living & set(gateway.pids("dimse" if kind == DIMSE else "http").values()))
-            os.kill(self._random.choice(pids), signal.SIGKILL)
+            os.kill(self._random.choice(living(gateway, "dimse" if kind == DIMSE else "http")), signal.SIGKILL)
         self.totals.kills[kind] += 1
 
     # Inspections
@@ -364,6 +362,18 @@ class Torture:
         wrong = [row for row in rows if digests.get(row) != everything.sent[row].digest]
         self.totals.lost += [row for row in wrong if row in everything.acknowledged]
         self.totals.ghosts += [row for row in wrong if row not in everything.acknowledged]
+
+
+def living(gateway, prefix):
+    """Processes of that kind that run now; at least one, though it may have to be started again first."""
+    deadline = time.monotonic() + BACK_SECONDS
+    while time.monotonic() < deadline:
+        children = {process.pid for process in psutil.Process(gateway.process.pid).children()}
+        found = sorted(children & set(gateway.pids(prefix).values()))
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"no process {prefix} runs")
 
 
 class Reader:
