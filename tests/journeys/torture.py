@@ -436,7 +436,7 @@ def main(arguments):
         totals = torture.run(lambda so_far: print(f"\r{so_far.kills.total()} kills", end="", flush=True))
     finally:
         shutil.rmtree(folder)
-    print(f"\r{totals.lines()}\ntime: {time.monotonic() - started:.0f} s")
+    print(f"\n{totals.lines()}\ntime: {time.monotonic() - started:.0f} s")
     return 0 if totals.is_sound else 1
 
 
