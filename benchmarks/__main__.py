@@ -1,116 +1,196 @@
-"""First figures of this machine: a gateway with the sample images, and how fast it takes and gives. ``make bench``
+"""``python -m benchmarks``, ``make bench``: start servers, run workloads, print the table, stop servers.
 
-Small and rough, to see that a change made something much slower; not a comparison with anything else. Client and
-server share the processors, and the client is Python.
+docs/performance.md says how to read what it prints.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
-import shutil
-import subprocess
+import contextlib
+import os
+import signal
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from types import FrameType
 
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = ROOT / "sample_dicom"
+from benchmarks import report, workloads
+from benchmarks.bench import Bench, Result, Scale, say, scratch_folder
+from benchmarks.corpus import Corpus
+from benchmarks.limits import Limit, measure_limits
+from benchmarks.load import has_wrk
+from benchmarks.senders import has_storescu
+from benchmarks.servers import Server, StartError, filesystem, find_orthanc, start_gateway, start_orthanc
+from benchmarks.workloads import WORKLOADS, Workload
+
+_CT_BYTES = 530_000
+_TINY_BYTES = 40_000
+_SPARE_BYTES = 2_000_000_000
+_IN_MEMORY = frozenset(("tmpfs", "ramfs"))
 
 
-def start(data: Path) -> tuple[subprocess.Popen, dict]:
-    """A gateway over ``data``, and the places of its ready line."""
-    command = [sys.executable, "-m", "gateway", "serve", "--json", "--http-port", "0", "--dimse-port", "0"]
-    process = subprocess.Popen(
-        [*command, "--data", str(data)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+def parser() -> argparse.ArgumentParser:
+    """What can be asked for."""
+    asked = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the gateway, and Orthanc beside it where it is installed.",
+        epilog="Workloads: " + " ".join(one.name for one in WORKLOADS),
     )
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit("the gateway did not start; see what `dicomweb-gateway serve` says")
-    return process, json.loads(line)
+    size = asked.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="2,000 studies, 3 repetitions, steps of 3 s (default)")
+    size.add_argument("--full", action="store_true", help="10,000 studies, 5 repetitions, steps of 4 s")
+    asked.add_argument("--only", metavar="NAME,…", default="", help="workloads, or beginnings of their names")
+    asked.add_argument("--reps", type=int, help="repetitions of each workload")
+    asked.add_argument("--seconds", type=float, help="length of a step under load")
+    asked.add_argument("--studies", type=int, help="tiny studies in the archive, in blocks of 250")
+    asked.add_argument("--ct", type=int, default=250, help="instances of the CT series (250)")
+    asked.add_argument("--frames", type=int, default=100, help="frames of the multi-frame object (100)")
+    asked.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a quiet machine (30)")
+    asked.add_argument("--json", type=Path, metavar="FILE", help="write every repetition there")
+    asked.add_argument("--no-peer", action="store_true", help="measure the gateway alone")
+    asked.add_argument("--against", type=Path, metavar="DIR", help="compare with the gateway of another checkout")
+    asked.add_argument("--sender", choices=("storescu", "python"), help="of C-STORE (storescu where there is one)")
+    asked.add_argument("--client", choices=("wrk", "python"), help="of HTTP under load (wrk where there is one)")
+    asked.add_argument("--cache", type=Path, help="folder of the corpus ($XDG_CACHE_HOME/dicomweb-gateway-benchmark)")
+    asked.add_argument("--work", type=Path, help="where servers keep their data; the disk that is measured")
+    return asked
 
 
-def rate(url: str, seconds: float, connections: int, accept: str = "*/*") -> str:
-    """Requests a second, and the median, of one URL over keep-alive connections."""
-    parts = urlsplit(url)
-    target = parts.path + (f"?{parts.query}" if parts.query else "")
-    times: list[float] = []
-    until = time.perf_counter() + seconds
+def cache_folder() -> Path:
+    """Where corpora are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")  # noqa: TID251 - a script, not the gateway
+    return Path(base) / "dicomweb-gateway-benchmark"
 
-    def client() -> None:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-        while (started := time.perf_counter()) < until:
-            connection.request("GET", target, headers={"Accept": accept})
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status != 200:
-                raise SystemExit(f"{answer.status} for {parts.path}")
-            times.append(time.perf_counter() - started)
-        connection.close()
 
-    threads = [threading.Thread(target=client) for _ in range(connections)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    return (
-        f"{len(times) / seconds:8.0f} /s   median {sorted(times)[len(times) // 2] * 1000:6.2f} ms"
-        if times
-        else "no answer"
+def chosen_workloads(only: str) -> tuple[Workload, ...]:
+    """Those whose names begin with one of the words, in the order of the table; all when there is none."""
+    words = tuple(filter(None, only.split(",")))
+    unknown = [word for word in words if not any(one.name.startswith(word) for one in WORKLOADS)]
+    if unknown:
+        raise SystemExit(f"no workload begins with {', '.join(unknown)}")
+    return tuple(one for one in WORKLOADS if not words or one.name.startswith(words))
+
+
+def _start(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> list[Server]:
+    """Ready servers, the gateway first, each of which the stack stops."""
+    servers = []
+    try:
+        servers.append(start_gateway(folder / "gateway"))
+        stack.callback(servers[-1].stop)
+        if options.against:
+            servers.append(start_gateway(folder / "against", options.against.resolve(), "against"))
+            stack.callback(servers[-1].stop)
+        elif not options.no_peer:
+            found = find_orthanc()
+            if found is None:
+                say("gateway alone: Orthanc and its plugin are not installed (Debian: orthanc orthanc-dicomweb)")
+            else:
+                servers.append(start_orthanc(found, folder / "orthanc"))
+                stack.callback(servers[-1].stop)
+    except StartError as error:
+        raise SystemExit(str(error)) from error
+    return servers
+
+
+def _needed_bytes(chosen: Sequence[Workload], scale: Scale, ct_instances: int, servers: int) -> int:
+    """Disk that the servers' data take, all together."""
+    copies = 1 + scale.reps * sum(one.copies for one in chosen)
+    return servers * (copies * ct_instances * _CT_BYTES + scale.studies * _TINY_BYTES) + _SPARE_BYTES
+
+
+def _check_disk(work: Path, needed_bytes: int) -> None:
+    free_bytes = os.statvfs(work).f_bavail * os.statvfs(work).f_frsize
+    if free_bytes < needed_bytes:
+        raise SystemExit(f"{work} has {free_bytes / 1e9:.1f} GB free, and this run may take {needed_bytes / 1e9:.1f}")
+
+
+def _scale(options: argparse.Namespace) -> Scale:
+    reps, seconds, studies = (5, 4.0, 10_000) if options.full else (3, 3.0, 2_000)
+    scale = Scale(
+        options.reps or reps, options.seconds or seconds, options.studies or studies, patience_seconds=options.patience
     )
+    if not (1 <= scale.reps <= 50 and 0 < scale.seconds <= 60 and 1 <= scale.studies <= 1_000_000):
+        raise SystemExit("repetitions are 1 to 50, seconds up to 60, studies up to 1,000,000")
+    if not (2 <= options.ct <= 5_000 and 1 <= options.frames <= 10_000):
+        raise SystemExit("the CT series has 2 to 5,000 instances, the multi-frame object 1 to 10,000 frames")
+    return scale
 
 
-def first_image(dicomweb: str) -> str:
-    """The URL of an instance with pixels of a CT."""
-    connection = http.client.HTTPConnection(urlsplit(dicomweb).netloc, timeout=60)
-    connection.request("GET", "/dicomweb/instances?Modality=CT&limit=1&includefield=NumberOfFrames")
-    (row,) = json.loads(connection.getresponse().read())
-    study, series, instance = (row[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
-    return f"{dicomweb}/studies/{study}/series/{series}/instances/{instance}"
+def measure(options: argparse.Namespace) -> list[Result]:
+    """The whole run. Servers and folders are gone when it returns, however it ends."""
+    scale, chosen = _scale(options), chosen_workloads(options.only)
+    corpus = Corpus(options.cache or cache_folder(), options.ct, options.frames)
+    sender = options.sender or ("storescu" if has_storescu() else "python")
+    client = options.client or ("wrk" if has_wrk() else "python")
+    started = time.time()
+    with contextlib.ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-benchmark-", dir=options.work)))
+        _check_disk(work, _needed_bytes(chosen, scale, options.ct, 1 if options.no_peer else 2))
+        disk = filesystem(work)
+        if disk in _IN_MEMORY:
+            say(f"warning: {work} is in memory ({disk}), where durable writes cost nothing; name a disk with --work")
+        say(f"corpus: {corpus.root}")
+        say(f"{len(corpus.ct)} CT instances, {len(corpus.us_frame_sha256)} JPEG frames; measuring the machine's limits")
+        limits = measure_limits(work, seconds=min(1.5, scale.seconds))
+        servers = _start(options, work, stack)
+        scratch = scratch_folder(options.ct * _CT_BYTES)
+        bench = Bench(corpus, scale, servers, scratch, sender, client)
+        settings = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "ct_instances": options.ct,
+            "us_frames": options.frames,
+            "sender": sender,
+            "client": client,
+            "filesystem": disk,
+        }
+        results: list[Result] = []
+        for workload in chosen:
+            results += workloads.run(bench, workload)
+            if options.json:
+                report.write_json(options.json, report.document(results, servers, limits, scale, settings))
+        _print(results, servers, limits, {**settings, "minutes": f"{(time.time() - started) / 60:.0f}"}, scale)
+    return results
 
 
-def main() -> None:
-    """Start, load, measure, print, stop."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each figure")
-    seconds = parser.parse_args().seconds
-    files = [str(path) for path in SAMPLES.rglob("*.dcm")]
-    with tempfile.TemporaryDirectory() as folder:
-        process, places = start(Path(folder) / "data")
-        try:
-            port = places["dimse"].rsplit(":", 1)[1]
-            started = time.perf_counter()
-            imported = [sys.executable, "-m", "gateway", "import", "--data", str(Path(folder) / "data"), *files]
-            subprocess.run(imported, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            print(f"{'import of the samples':34}{len(files)} files in {time.perf_counter() - started:.2f} s")
-            if shutil.which("dcmsend"):
-                send = ["dcmsend", "-aec", "GATEWAY", "+sd", "+r", "+sp", "*.dcm", "127.0.0.1", port, str(SAMPLES)]
-                started = time.perf_counter()
-                subprocess.run(send, check=True, capture_output=True)
-                print(f"{'dcmsend of the same':34}{len(files)} files in {time.perf_counter() - started:.2f} s")
-            image = first_image(places["dicomweb"])
-            series = image.partition("/instances/")[0]
-            for name, url, accept in (
-                ("QIDO-RS studies, limit 25", f"{places['dicomweb']}/studies?limit=25", "application/dicom+json"),
-                ("metadata of a series", f"{series}/metadata", "application/dicom+json"),
-                (
-                    "one frame",
-                    f"{image}/frames/1",
-                    'multipart/related; type="application/octet-stream"; transfer-syntax=*',
-                ),
-                ("one frame rendered as JPEG", f"{image}/rendered", "image/jpeg"),
-                ("thumbnail", f"{image}/thumbnail", "image/jpeg"),
-            ):
-                for connections in (1, 8):
-                    print(f"{name + f', {connections} conn.':34}{rate(url, seconds, connections, accept)}")
-        finally:
-            process.terminate()
-            process.wait(60)
+def _print(
+    results: Sequence[Result],
+    servers: Sequence[Server],
+    limits: dict[str, Limit],
+    settings: dict[str, object],
+    scale: Scale,
+) -> None:
+    print(report.table(results, servers))
+    print()
+    print("Servers: " + ", ".join(f"{one.name} {one.version}" for one in servers))
+    print("Machine: " + ", ".join(f"{name} {value}" for name, value in report.machine().items()))
+    print("Limits: " + report.limits_text(limits))
+    told = {"repetitions": scale.reps, "seconds": scale.seconds, "studies": scale.studies, **settings}
+    print("Run: " + ", ".join(f"{name} {value}" for name, value in told.items()))
+    noisy = sum(one.is_noisy for one in results)
+    print(f"Noise: {noisy} of {len(results)} repetitions had somebody else at work; ~ marks a figure of such alone")
+    for problem in dict.fromkeys(f"{one.workload}, {one.server}: {one.problem}" for one in results if one.problem):
+        print(f"Not measured: {problem}")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Make SIGTERM end the run as Ctrl-C does, with everything stopped."""
+    del frame
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when every workload was measured on the gateway, else 1; 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        results = measure(options)
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    return int(any(one.problem for one in results if one.server == "gateway"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
