@@ -1,6 +1,7 @@
-"""Committer: the one thread of a process that writes, with several callers sharing a commit (D14, R6).
+"""Committer: callers who write share their commits, and take turns at making them (D14, R6).
 
-Each transaction takes what has been waiting, at most 50 acts; there is no timer, so a lone act commits at once, and
+The first caller makes the transaction itself, in its own thread; those who come meanwhile wait, and one of them makes
+the next for all of them, at most 50 acts. There is no timer and no thread in between: a lone act commits at once, and
 the longer a commit takes the more the next one takes along. An act that fails is undone alone; a commit that fails
 fails all of its acts (R8). A caller gets its result when its act is on disk.
 """
@@ -12,9 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from storage.errors import Overloaded, StorageUnavailable
 from storage.index.engine import BUSY_SECONDS, Connection, Error, is_busy, is_unavailable
@@ -34,14 +33,29 @@ Result = TypeVar("Result")
 SomeUnit = TypeVar("SomeUnit", bound=Unit)
 
 
-@dataclass(slots=True)
 class _Act:
-    """What to perform, how it ended, and who waits for it."""
+    """What to perform, how it ended, and the caller who waits for it.
 
-    perform: Callable[[Any], Any]
-    future: Future[Any]
-    result: Any = None
-    failure: BaseException | None = None
+    is_leading: its caller makes the next transaction, once it is woken.
+    """
+
+    __slots__ = ("_signal", "failure", "is_leading", "perform", "result")
+
+    def __init__(self, perform: Callable[[Any], Any]) -> None:
+        self.perform = perform
+        self.result: Any = None
+        self.failure: BaseException | None = None
+        self.is_leading = False
+        self._signal = threading.Lock()
+        self._signal.acquire()
+
+    def wait(self) -> None:
+        """Sleep until ``wake``."""
+        self._signal.acquire()
+
+    def wake(self) -> None:
+        """Let the caller go on, once."""
+        self._signal.release()
 
     def attempt(self, connection: Connection, unit: Unit) -> None:
         """Perform it, and undo it alone if it fails. Raises when the transaction cannot go on."""
@@ -56,12 +70,11 @@ class _Act:
             self.failure = error
         connection.execute("RELEASE act")
 
-    def answer(self) -> None:
-        """Let the caller go on."""
-        if self.failure is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.failure)
+    def answer(self) -> Any:
+        """What the caller gets. Raises how the act failed."""
+        if self.failure is not None:
+            raise self.failure
+        return self.result
 
 
 class Committer(Generic[SomeUnit]):
@@ -87,43 +100,60 @@ class Committer(Generic[SomeUnit]):
         self._busy_seconds = busy_seconds
         self._connection: Connection | None = None
         self._waiting: deque[_Act] = deque()
-        self._changed = threading.Condition()
+        self._mutex = threading.Lock()
+        self._is_led = False
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="index-committer", daemon=True)
-        self._thread.start()
+        self._is_idle = threading.Event()
+        self._is_idle.set()
 
     def run(self, perform: Callable[[SomeUnit], Result]) -> Result:
         """Perform an act in a transaction, and return its result once that is committed.
 
         Raises what the act raises, Overloaded when too many wait, StorageUnavailable when it cannot be committed.
         """
-        future: Future[Result] = Future()
-        with self._changed:
+        act = _Act(perform)
+        with self._mutex:
             if self._is_closing:
                 raise StorageUnavailable("The index is closed")
             if len(self._waiting) >= self._capacity:
                 raise Overloaded("Too many stores wait for the index")
-            self._waiting.append(_Act(perform, future))
-            self._changed.notify()
-        return future.result()
+            self._waiting.append(act)
+            act.is_leading = not self._is_led
+            if act.is_leading:
+                self._is_led = True
+                self._is_idle.clear()
+        if not act.is_leading:
+            act.wait()
+        if act.is_leading:
+            self._lead(act)
+        return cast(Result, act.answer())
 
     def close(self) -> None:
-        """Finish what waits, then stop."""
-        with self._changed:
+        """Let what waits be finished by those who wait, then let go of the connection."""
+        with self._mutex:
             self._is_closing = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while acts := self._take():
-            self._commit(acts)
+        self._is_idle.wait()
         self._drop_connection()
 
-    def _take(self) -> list[_Act]:
-        with self._changed:
-            while not self._waiting and not self._is_closing:
-                self._changed.wait()
-            return [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+    def _lead(self, own: _Act) -> None:
+        """Make one transaction of what waits, ``own`` first in line; hand the lead on before anybody goes."""
+        with self._mutex:
+            acts = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        try:
+            self._commit(acts)
+        finally:
+            with self._mutex:
+                successor = self._waiting[0] if self._waiting else None
+                self._is_led = successor is not None
+                if successor is None:
+                    self._is_idle.set()
+                else:
+                    successor.is_leading = True
+            for act in acts:
+                if act is not own:
+                    act.wake()
+            if successor is not None:
+                successor.wake()
 
     def _commit(self, acts: list[_Act]) -> None:
         is_committing = False
@@ -135,12 +165,10 @@ class Committer(Generic[SomeUnit]):
             unit.settle()
             is_committing = True
             connection.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001 - carried to the callers who wait; this thread must live on
+        except BaseException as error:  # noqa: BLE001 - carried to each of the callers who share it
             self._drop_connection()
             for act in acts:
                 act.failure = act.failure or _shared(error, is_committing=is_committing)
-        for act in acts:
-            act.answer()
 
     def _started(self) -> Connection:
         """The connection, in a transaction that already has the write lock."""

@@ -220,13 +220,14 @@ def lock_held(path: Path):
 
 
 class Watched(connection_class()):
-    """A connection of which the class knows how often one tried to begin."""
+    """A connection of which the class knows how often one tried to begin, and to commit."""
 
     begins = 0
+    commits = 0
 
     def execute(self, text, parameters=()):
-        if text == "BEGIN IMMEDIATE":
-            Watched.begins += 1
+        Watched.begins += text == "BEGIN IMMEDIATE"
+        Watched.commits += text == "COMMIT"
         return super().execute(text, parameters)
 
 
@@ -324,16 +325,20 @@ def test_a_lock_that_is_not_released_is_unavailable_and_reading_goes_on(tmp_path
         assert index.add(entry(instance=2)).outcome is Outcome.STORED
 
 
-def test_a_lone_store_does_not_wait_for_company(tmp_path):
+def test_a_lone_store_is_committed_by_its_own_thread_without_waiting(tmp_path):
     with contextlib.closing(open_index(tmp_path / "index.sqlite")) as index:
-        waits = []
-        index._committer._changed.wait = lambda timeout=None, wait=index._committer._changed.wait: (
-            waits.append(timeout),
-            wait(timeout),
-        )
-        for number in range(1, 6):
-            index.add(entry(instance=number))
-        assert set(waits) == {None}  # it waits for work, never for a time
+        for _ in range(5):
+            assert index._committer.run(lambda _: threading.get_ident()) == threading.get_ident()
+
+
+def test_callers_who_wait_share_a_commit(tmp_path):
+    path = tmp_path / "index.sqlite"
+    with contextlib.closing(SqliteIndex(path, open_connection=watched)) as index, ThreadPoolExecutor(9) as pool:
+        with lock_held(path):
+            futures = submitted(pool, index, [entry(1, 1, number) for number in range(1, 10)])
+            commits = Watched.commits
+        assert all(future.result(10).outcome is Outcome.STORED for future in futures)
+        assert Watched.commits == commits + 2  # the first one alone, then the eight who waited for it
 
 
 def test_a_full_disk_refuses_stores_and_nothing_else_and_ends_alone(tmp_path):
