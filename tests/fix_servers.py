@@ -67,8 +67,9 @@ class Gateway:
         return int(self.url.rsplit(":", 1)[1])
 
     def lines(self):
-        """What is in the log so far; a line that is not JSON fails the test."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        """What is in the log so far, up to the last line that is whole; one that is not JSON fails the test."""
+        whole, _, _ = self.log.read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def pids(self, prefix=""):
         """The newest process of each child whose name starts with ``prefix``."""

@@ -65,13 +65,17 @@ class Doors:
         return status, json.loads(content)
 
     def is_serving(self):
-        """C-ECHO and QIDO-RS answer."""
-        echo(self)
-        return self.request("GET", "/dicomweb/studies?limit=1")[0] in (200, 204)
+        """C-ECHO and QIDO-RS answer, and say so in the log."""
+        with self.logs("dimse.association.ended"):
+            echo(self)
+        with self.logs("http.answered"):
+            return self.request("GET", "/dicomweb/studies?limit=1")[0] == 200
 
     def written(self):
         """All that the gateway has written for operators."""
-        return self.gateway.log.read_bytes() + self.request("GET", "/metrics")[2]
+        with self.logs("http.answered"):
+            figures = self.request("GET", "/metrics")[2]
+        return self.gateway.log.read_bytes() + figures
 
     def kept(self):
         """Files of instances, and of spools."""
@@ -85,12 +89,11 @@ class Doors:
         yield lines
         hidden = {"DEBUG"} if level == "INFO" else set()
         deadline = time.monotonic() + 10
-        found = []
-        while len(found) < len(events) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        while True:
             found = [line for line in self.gateway.lines()[before:] if line["level"] not in hidden]
-        time.sleep(0.05)
-        found = [line for line in self.gateway.lines()[before:] if line["level"] not in hidden]
+            if len(found) >= len(events) or time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
         assert [line["event"] for line in found] == list(events), found
         lines += found
 
@@ -344,9 +347,10 @@ def test_a_uid_with_a_slash_in_the_command_is_refused(doors):
 
 def test_a_refusal_leaves_the_association_usable(doors):
     """One instance of many is bad: the sender goes on with the others (ST2)."""
-    peer = raw_association(doors, STORAGE)
-    statuses = [send(peer, make(), sop_instance=SOP_INSTANCE)[0] for make in (truncated, with_slash, truncated)]
-    peer.close()
+    with doors.logs(*["dimse.request.refused"] * 3, "dimse.association.ended"):
+        peer = raw_association(doors, STORAGE)
+        statuses = [send(peer, make(), sop_instance=SOP_INSTANCE)[0] for make in (truncated, with_slash, truncated)]
+        peer.close()
     assert statuses == [0xC000, 0xA900, 0xC000]
 
 
