@@ -38,7 +38,7 @@ check: setup  ## Format, lint, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## First figures of this machine
+bench: setup  ## Measure speed, beside Orthanc if installed; ARGS="--full --json FILE"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 lock:  ## Refresh .lock from pyproject.toml; needs uv

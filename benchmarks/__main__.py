@@ -183,12 +183,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when every workload was measured on the gateway, else 1; 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         results = measure(options)
     except KeyboardInterrupt:
         say("stopped")
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return int(any(one.problem for one in results if one.server == "gateway"))
 
 

@@ -166,7 +166,16 @@ class Connection:
         elif "content-length" in headers:
             yield int(headers["content-length"])
         else:
-            raise AnswerError("the answer does not tell its length")
+            yield from self._until_the_end()
+
+    def _until_the_end(self) -> Iterator[int]:
+        """What is buffered, again and again, until the server hangs up. RFC 9112 §6.3"""
+        while self._socket is not None:
+            yield self._end - self._at
+            try:
+                self._fill()
+            except ConnectionError:
+                self.close()
 
 
 def parts(reply: Reply) -> list[bytes]:

@@ -146,10 +146,10 @@ class Meter:
 
 def _wait_until(is_so: Callable[[], bool], patience_seconds: float) -> bool:
     until = time.monotonic() + patience_seconds
-    while not is_so():
-        if time.monotonic() > until:
-            return False
-    return True
+    while time.monotonic() < until:
+        if is_so():
+            return True
+    return False
 
 
 def _is_quiet() -> bool:

@@ -24,7 +24,10 @@ _DETAILS = {"p50_ms": "p50", "p99_ms": "p99", "first_byte_ms": "first byte"}
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Medians of one server's repetitions, and processor time of all of them. ``is_noisy``: none of them had the machine for itself."""
+    """Medians of one server's repetitions, and processor time of all of them.
+
+    ``is_noisy``: none of them had the machine for itself.
+    """
 
     value: float
     cpu_ms_per_unit: float | None

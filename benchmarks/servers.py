@@ -230,7 +230,7 @@ def start_orthanc(found: Orthanc, folder: Path) -> Server:
         process.wait(STOP_SECONDS)
         raise StartError(f"Orthanc did not start; its log: {(folder / 'log').read_text(errors='replace')[-400:]}")
     said = subprocess.run([str(found.binary), "--version"], capture_output=True, text=True, timeout=60, check=False)
-    version = (said.stdout.splitlines() or ["unknown"])[0].removeprefix("Orthanc").strip()
+    version = (said.stdout.partition("\n")[0].split() or ["unknown"])[-1]
     return Server("orthanc", version, process, "127.0.0.1", dimse_port, "ORTHANC", root, folder)
 
 
