@@ -24,6 +24,9 @@ DIMSE_SECONDS = Histogram(
     "gateway_dimse_request_seconds", "Time from a DIMSE request to its answer", ["command"], buckets=_SECONDS
 )
 INGEST_INSTANCES = Counter("gateway_ingest_instances_total", "Instances that came in", ["door", "outcome"])
+INGEST_DEVIATIONS = Counter(
+    "gateway_ingest_deviations_total", "Deviations from the standard that were accepted", ["door", "reason"]
+)
 INGEST_BYTES = Counter("gateway_ingest_bytes_total", "Bytes of Data Sets that were stored", ["door"])
 INGEST_SECONDS = Histogram(
     "gateway_ingest_seconds",

@@ -43,6 +43,8 @@ class Session:
             metrics.INGEST_INSTANCES.labels(source.door, outcome).inc()
             metrics.INGEST_SECONDS.labels(source.door).observe(time.perf_counter() - started)
         metrics.INGEST_BYTES.labels(source.door).inc(spool.size_bytes)
+        for warning in receipt.warnings:
+            metrics.INGEST_DEVIATIONS.labels(source.door, warning).inc()
         return receipt
 
     def search(self, query: Query) -> Sequence[Answer]:

@@ -30,7 +30,7 @@ from storage.values import (
     json_element,
 )
 
-Buffer = bytes | bytearray | mmap
+Buffer = bytes | bytearray | memoryview | mmap
 _Unpack = Callable[[Buffer, int], tuple[Any, ...]]
 
 BULK_DATA_MARK = "\0/bulkdata/"

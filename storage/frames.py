@@ -20,6 +20,12 @@ _HEAD = struct.Struct("<BI")
 _MAXIMUM_FRAMES = 1_000_000
 _FLOAT_BITS = {"7FE00008": 32, "7FE00009": 64}
 
+_SHORT = "The Pixel Data is shorter than its frames"
+_EMPTY = "The Pixel Data has no fragments"
+_MIXED = "The Pixel Data's frames cannot be told apart"
+PIXELS_MISSING = frozenset((_SHORT, _EMPTY, _MIXED))
+"""Warnings that a sender should hear of: the instance is kept as it came, but not every frame can be shown."""
+
 Range = tuple[int, int]
 Fragments = tuple[Range, ...]
 Peek = Callable[[int, int], bytes]
@@ -120,7 +126,7 @@ def _native(data_set: DataSet, pixel_data: PixelData, frames: int) -> tuple[Fram
         return NO_FRAMES, "The Pixel Data has no dimensions"
     whole = available_bits // frame_bits
     if whole < frames:
-        frames, warning = whole, "The Pixel Data is shorter than its frames"
+        frames, warning = whole, _SHORT
     else:
         warning = ""
     return (native_table(pixel_data.start, frame_bits, frames) if frames else NO_FRAMES), warning
@@ -143,7 +149,7 @@ def _encapsulated(
 ) -> tuple[FrameTable, str]:
     fragments = pixel_data.fragments
     if not fragments:
-        return NO_FRAMES, "The Pixel Data has no fragments"
+        return NO_FRAMES, _EMPTY
     if frames > _MAXIMUM_FRAMES:
         return NO_FRAMES, "The Pixel Data has too many frames"
     if transfer_syntax.media_type.startswith("video/"):
@@ -156,7 +162,7 @@ def _encapsulated(
     )
     if found:
         return encapsulated_table(found), ""
-    return NO_FRAMES, "The Pixel Data's frames cannot be told apart"
+    return NO_FRAMES, _MIXED
 
 
 def _by_count(fragments: Fragments, frames: int) -> list[Fragments] | None:

@@ -28,6 +28,7 @@ from gateway.session import Session
 from gateway.settings import HttpSettings
 from storage import errors
 from storage.errors import GatewayError
+from storage.frames import PIXELS_MISSING
 from storage.model import Outcome, Receipt, Scope, Source
 from storage.spool import Spool
 from storage.uids import is_uid
@@ -59,8 +60,17 @@ FAILURE_REASONS: Mapping[type[GatewayError], int] = {
 }
 """Failure Reason (0008,1197) of the nearest class. PS3.18 §I.2.2"""
 
-WARNING_REASONS: Mapping[Outcome, int] = {Outcome.CONFLICT: 0xB000}
-"""Warning Reason (0008,1196): what was sent is kept, but the instance that came first stays current (R5)."""
+_COERCED, _DOES_NOT_MATCH = 0xB000, 0xB007
+
+
+def warning_reason(receipt: Receipt) -> int | None:
+    """The Warning Reason (0008,1196) of a store that succeeded, if it needs one. PS3.18 §I.2.2
+
+    What was sent is kept, but the instance that came first stays current (R5); or pixels are missing from it.
+    """
+    if receipt.outcome is Outcome.CONFLICT:
+        return _COERCED
+    return _DOES_NOT_MATCH if PIXELS_MISSING.intersection(receipt.warnings) else None
 
 
 def failure_reason(error: GatewayError) -> int:
@@ -333,8 +343,8 @@ def _referenced_item(receipt: Receipt, base: str) -> dict[str, Any]:
     instance = receipt.instance
     item = _sop(instance.sop_class_uid, instance.sop_instance_uid)
     item["00081190"] = {"vr": "UR", "Value": [resource_url(base, instance.scope)]}
-    if receipt.outcome in WARNING_REASONS:
-        item["00081196"] = {"vr": "US", "Value": [WARNING_REASONS[receipt.outcome]]}
+    if (reason := warning_reason(receipt)) is not None:
+        item["00081196"] = {"vr": "US", "Value": [reason]}
     return item
 
 
@@ -346,7 +356,7 @@ def status_for(outcomes: Sequence[Receipt | Failure]) -> int:
     stored = [outcome for outcome in outcomes if isinstance(outcome, Receipt)]
     statuses = {outcome.status for outcome in outcomes if isinstance(outcome, Failure)}
     if stored:
-        return 202 if statuses or any(receipt.outcome in WARNING_REASONS for receipt in stored) else 200
+        return 202 if statuses or any(map(warning_reason, stored)) else 200
     return statuses.pop() if len(statuses) == 1 else 409
 
 

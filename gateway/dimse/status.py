@@ -11,6 +11,7 @@ from storage import errors
 from storage.errors import GatewayError
 
 SUCCESS = 0x0000
+DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xB007
 PENDING = 0xFF00
 PENDING_WITHOUT_SOME_KEYS = 0xFF01
 CANCELLED = 0xFE00

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.dimse.command import Element
 from gateway.dimse.status import (
     CANNOT_UNDERSTAND,
+    DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     INVALID_INSTANCE_UID,
     SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
@@ -16,6 +17,7 @@ from gateway.dimse.upper_layer import Association, Request, discard
 from gateway.session import Session
 from storage.errors import GatewayError, TooLarge
 from storage.filemeta import Announcement
+from storage.frames import PIXELS_MISSING
 from storage.model import Source
 from storage.spool import Spool
 from storage.uids import is_uid
@@ -92,5 +94,6 @@ def _receive(association: Association, request: Request, session: Session, sourc
 
 
 def _keep(session: Session, spool: Spool, source: Source) -> Reply:
-    session.store(spool, source)
-    return Reply(SUCCESS)
+    receipt = session.store(spool, source)
+    missing = sorted(PIXELS_MISSING.intersection(receipt.warnings))
+    return Reply(DATA_SET_DOES_NOT_MATCH_SOP_CLASS, comment=missing[0]) if missing else Reply(SUCCESS)

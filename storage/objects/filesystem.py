@@ -6,9 +6,7 @@ that ``storage.spool.sweep`` removes.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +14,7 @@ from typing import Self
 
 from storage.errors import CorruptObject, NotFound, StorageUnavailable
 from storage.keys import is_key
-from storage.spool import SPOOL_SUFFIX, Spool, lock
+from storage.spool import Spool, waiting_file, write_all
 
 _FOLDER_MODE = 0o750
 _REMEMBERED_FOLDERS = 10_000
@@ -111,21 +109,17 @@ class FilesystemObjectStore:
         self._durable.add(folder)
 
     def _write(self, path: Path, spool: Spool) -> None:
-        fd, name = tempfile.mkstemp(suffix=SPOOL_SUFFIX, dir=self.spool_directory)
+        fd, waiting = waiting_file(self.spool_directory)
         try:
-            with os.fdopen(fd, "wb", buffering=0) as file:
-                # Locked, so that another process's sweep knows it has an owner.
-                lock(file.fileno())
-                for piece in spool.pieces():
-                    view = memoryview(piece)
-                    while view:
-                        view = view[file.write(view) :]
-                os.fsync(file.fileno())
-                Path(name).rename(path)
+            for piece in spool.pieces():
+                write_all(fd, piece)
+            os.fsync(fd)
+            waiting.rename(path)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(name).unlink()
+            waiting.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(fd)
 
     def open(self, key: str) -> FileBlob:
         """The object, for reading. Raises NotFound."""

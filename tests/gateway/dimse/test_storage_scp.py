@@ -301,3 +301,12 @@ def test_storescu_is_not_held_up_when_it_sends_without_no_delay(listener, tmp_pa
     )
     assert time.monotonic() - started < 0.8
     assert len(instances(listener)) == 20
+
+
+def test_an_image_with_missing_pixels_is_kept_and_its_sender_is_told(listener):
+    peer = raw_association(listener, STORAGE)
+    status, comment = send(peer, synthetic.image(4, 4, frames=3, pixels=b"x" * 20))
+    peer.close()
+    assert status == 0xB007
+    assert comment == "The Pixel Data is shorter than its frames"
+    assert len(listener.objects()) == 1
