@@ -95,7 +95,8 @@ def _notes(name: str, mine: Figure | None) -> str:
 def _goal(value: float, wanted: float, *, is_most: bool = False) -> str:
     if not wanted:
         return ""
-    is_met = value <= wanted if is_most else value >= wanted
+    shown = round(value, 2)
+    is_met = shown <= wanted if is_most else shown >= wanted
     return f"{'≤' if is_most else '≥'} {wanted:g} {'✓' if is_met else '✗'}"
 
 

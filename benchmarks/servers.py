@@ -225,9 +225,14 @@ def start_orthanc(found: Orthanc, folder: Path) -> Server:
             start_new_session=True,
         )
     root = f"http://127.0.0.1:{http_port}/dicom-web"
-    if not _answers(process, root):
-        process.kill()
-        process.wait(STOP_SECONDS)
+    is_ready = False
+    try:
+        is_ready = _answers(process, root)
+    finally:
+        if not is_ready:
+            process.kill()
+            process.wait(STOP_SECONDS)
+    if not is_ready:
         raise StartError(f"Orthanc did not start; its log: {(folder / 'log').read_text(errors='replace')[-400:]}")
     said = subprocess.run([str(found.binary), "--version"], capture_output=True, text=True, timeout=60, check=False)
     version = (said.stdout.partition("\n")[0].split() or ["unknown"])[-1]
