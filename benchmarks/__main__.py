@@ -65,12 +65,17 @@ def cache_folder() -> Path:
 
 
 def chosen_workloads(only: str) -> tuple[Workload, ...]:
-    """Those whose names begin with one of the words, in the order of the table; all when there is none."""
+    """Those whose name is one of the words, or begins with one that is no name, in the order of the table.
+
+    All when there is no word.
+    """
     words = tuple(filter(None, only.split(",")))
     unknown = [word for word in words if not any(one.name.startswith(word) for one in WORKLOADS)]
     if unknown:
         raise SystemExit(f"no workload begins with {', '.join(unknown)}")
-    return tuple(one for one in WORKLOADS if not words or one.name.startswith(words))
+    names = {one.name for one in WORKLOADS}
+    beginnings = tuple(word for word in words if word not in names)
+    return tuple(one for one in WORKLOADS if not words or one.name in words or one.name.startswith(beginnings))
 
 
 def _start(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) -> list[Server]:

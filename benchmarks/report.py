@@ -111,11 +111,12 @@ def _row(workload: Workload, results: Sequence[Result], names: Sequence[str]) ->
     if mine is None or peer is None:
         return [*row, "–", "", *cpu, "–", "", notes]
     times = factor(workload, mine, peer)
-    row += [f"{times:.2f}×", _goal(times, workload.goal), *cpu]
+    has_goal = names[1] == "orthanc"
+    row += [f"{times:.2f}×", _goal(times, workload.goal * has_goal), *cpu]
     if mine.cpu_ms_per_unit is None or peer.cpu_ms_per_unit is None:
         return [*row, "–", "", notes]
     share = mine.cpu_ms_per_unit / peer.cpu_ms_per_unit
-    return [*row, f"{share:.2f}×", _goal(share, workload.cpu_goal, is_most=True), notes]
+    return [*row, f"{share:.2f}×", _goal(share, workload.cpu_goal * has_goal, is_most=True), notes]
 
 
 def _memory_row(servers: Sequence[Server], *, is_proportional: bool) -> list[str]:
@@ -124,7 +125,7 @@ def _memory_row(servers: Sequence[Server], *, is_proportional: bool) -> list[str
     if len(servers) == 1:
         return [*row, "", ""]
     share = megabytes[0] / megabytes[1] if megabytes[1] else 0.0
-    goal = "" if is_proportional else _goal(share, RSS_GOAL, is_most=True)
+    goal = "" if is_proportional or servers[1].name != "orthanc" else _goal(share, RSS_GOAL, is_most=True)
     return [*row, f"{share:.2f}×", goal, "", "", "", "", ""]
 
 

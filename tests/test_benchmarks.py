@@ -150,6 +150,15 @@ def test_table_says_how_many_times_better_and_whether_that_is_the_goal():
     assert len({len(line) for line in lines}) == 1
 
 
+def test_another_checkout_is_no_goal():
+    servers = [server("gateway", 79_000_000), server("against", 100_000_000)]
+    results = [Result("frame-1", one.name, 0, measurement(2500.0)) for one in servers]
+    told = report.table(results, servers)
+    assert "1.00×" in told
+    assert "≥" not in told
+    assert "≤" not in told
+
+
 def test_names_of_workloads_are_told_apart():
     assert len({one.name for one in WORKLOADS}) == len(WORKLOADS)
     assert [one.name for one in command.chosen_workloads("frame-,stow-1")] == [
@@ -158,6 +167,7 @@ def test_names_of_workloads_are_told_apart():
         "frame-16",
         "frame-jpeg",
     ]
+    assert [one.name for one in command.chosen_workloads("frame-1")] == ["frame-1"]
     with pytest.raises(SystemExit, match="no workload begins with nothing"):
         command.chosen_workloads("nothing")
 
