@@ -109,8 +109,9 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             RenderPool(pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes)
         ) as pool,
     ):
+        app = application(values, sessions, pool)
         config = uvicorn.Config(
-            application(values, sessions, pool),
+            app,
             http=partial(BoundedHttp, values.http),  # type: ignore[arg-type]
             interface="asgi3",
             ws="none",
@@ -127,6 +128,7 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve_http(server, listener, ready))
+        app.flush()
 
 
 async def _serve_http(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ EDGES = {
     "gateway/dimse/server.py",
     "gateway/dimse/status.py",
     "gateway/pixels/worker.py",
+    "gateway/routing.py",
     "storage/index/committer.py",
 }
 

@@ -14,13 +14,13 @@ from typing import Protocol
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from gateway import metrics
 from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
 from gateway.dicomweb.wado import frame_numbers, native_frame
-from gateway.http import in_thread, large_chunks, session_of
+from gateway.http import Stream, in_thread, session_of
 from gateway.pixels.description import has_burned_in_annotation, has_pixels
 from gateway.pixels.icons import icon, icon_kind
 from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
@@ -163,7 +163,7 @@ def _document_itself(request: Request, session: Session, document: Document) -> 
 
     headers = {**PRIVATE, **NO_SNIFF, "ETag": etag, "Content-Disposition": "inline"}
     headers["Content-Length"] = str(value.end - value.start)
-    return StreamingResponse(large_chunks(body()), headers=headers, media_type=_PDF)
+    return Stream(body(), 200, headers, _PDF)
 
 
 def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> RenderOptions:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Mount, Route
-
 from gateway.dicomweb import qido, rendered, stow, wado
 from gateway.dicomweb.responses import ALIAS, ROOT
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+from gateway.routing import Endpoint, Route
 
 _STUDY = "/studies/{study}"
 _SERIES = _STUDY + "/series/{series}"
@@ -46,28 +39,6 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
 )
 
 
-def _by_path() -> dict[str, dict[str, Endpoint]]:
-    paths: dict[str, dict[str, Endpoint]] = {}
-    for method, path, endpoint in TABLE:
-        paths.setdefault(path, {})[method] = endpoint
-    return paths
-
-
-def _endpoint(methods: dict[str, Endpoint]) -> Endpoint:
-    """One endpoint of a path for all its methods, so that a wrong one is told which are allowed (G15)."""
-
-    async def answer(request: Request) -> Response:
-        return await methods["GET" if request.method == "HEAD" else request.method](request)
-
-    return answer
-
-
-def routes() -> list[Mount]:
-    """DICOMweb below its root and the alias that Orthanc's users know; a slash at the end is accepted (G16)."""
-    table = [
-        Route(path + tail, _endpoint(methods), methods=list(methods))
-        for path, methods in _by_path().items()
-        for tail in ("", "/")
-        if not (tail and path.endswith(":path}"))
-    ]
-    return [Mount(ROOT, routes=table), Mount(ALIAS, routes=table)]
+def routes() -> list[Route]:
+    """DICOMweb below its root, and below the alias that Orthanc's users know."""
+    return [Route(method, root + path, endpoint) for root in (ROOT, ALIAS) for method, path, endpoint in TABLE]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from gateway.dicomweb.media_types import (
     AS_STORED,
@@ -22,7 +22,7 @@ from gateway.dicomweb.media_types import (
     negotiate,
     on_the_wire,
 )
-from gateway.dicomweb.multipart import body_ends, body_type, new_boundary, part
+from gateway.dicomweb.multipart import PART_ENDS, body_ends, body_type, new_boundary, part, part_begins
 from gateway.dicomweb.responses import (
     NO_SNIFF,
     PRIVATE,
@@ -32,7 +32,7 @@ from gateway.dicomweb.responses import (
     path_scope,
     resource_url,
 )
-from gateway.http import in_thread, large_chunks, session_of
+from gateway.http import Pieces, Stream, in_thread, session_of
 from gateway.session import Session
 from storage.dicomjson import unpack_metadata
 from storage.errors import BadRequest, NotFound
@@ -58,26 +58,32 @@ def _negotiated(request: Request, offers: Sequence[Representation]) -> Represent
 
 
 def _multipart(
-    media_type: str, parts: Iterable[tuple[str, str, Iterable[bytes]]], headers: Mapping[str, str] | None = None
+    media_type: str,
+    parts: Iterable[tuple[str, str, Iterable[bytes]]],
+    headers: Mapping[str, str] | None = None,
+    *,
+    boundary: str = "",
 ) -> Response:
     """A streamed body of parts, each given by its content type, its location and its bytes."""
-    boundary = new_boundary()
+    boundary = boundary or new_boundary()
 
     def body() -> Iterator[bytes]:
         for kind, location, pieces in parts:
             yield from part(boundary, kind, pieces, location)
         yield body_ends(boundary)
 
-    return StreamingResponse(
-        large_chunks(body()), headers={**PRIVATE, **(headers or {})}, media_type=body_type(media_type, boundary)
-    )
+    return Stream(body(), 200, {**PRIVATE, **(headers or {})}, body_type(media_type, boundary))
 
 
 async def instances(request: Request) -> Response:
     """All instances of a study or series, or one: Part 10, as stored or in Explicit VR Little Endian. §10.4.1.1.1"""
+    return await in_thread(_instances, request)
+
+
+def _instances(request: Request) -> Response:
     scope = path_scope(request)
     session = session_of(request)
-    found = await in_thread(session.instances, scope)
+    found = session.instances(scope)
     stored = {instance.transfer_syntax_uid for instance in found}
     offers = instance_offers(
         stored,
@@ -85,10 +91,21 @@ async def instances(request: Request) -> Response:
         can_be_explicit=not any(transfer_syntax(uid).is_encapsulated for uid in stored),
     )
     chosen = _negotiated(request, offers)
-    if chosen.is_multipart:
-        base = base_url(request)
-        return _multipart(chosen.media_type, _instance_parts(session, found, chosen, base))
-    return await in_thread(_single_instance, request, session, found[0], chosen)
+    if not chosen.is_multipart:
+        return _single_instance(request, session, found[0], chosen)
+    boundary, base = new_boundary(), base_url(request)
+    headers = {}
+    if all(instance.transfer_syntax_uid == _sent_syntax(instance, chosen) for instance in found):
+        parts = sum(_part_bytes(boundary, instance, chosen, base) for instance in found)
+        headers["Content-Length"] = str(parts + len(body_ends(boundary)))
+    return _multipart(chosen.media_type, _instance_parts(session, found, chosen, base), headers, boundary=boundary)
+
+
+def _part_bytes(boundary: str, instance: Instance, chosen: Representation, base: str) -> int:
+    """Length of the part of an instance that is sent as it is stored."""
+    kind = content_type(chosen.media_type, instance.transfer_syntax_uid)
+    head = part_begins(boundary, kind, resource_url(base, instance.scope))
+    return len(head) + instance.size_bytes + len(PART_ENDS)
 
 
 def _sent_syntax(instance: Instance, chosen: Representation) -> str:
@@ -126,7 +143,7 @@ def _single_instance(request: Request, session: Session, instance: Instance, cho
         with stored:
             yield from _part10(stored, sent)
 
-    return StreamingResponse(large_chunks(body()), headers=headers, media_type=content_type(chosen.media_type, sent))
+    return Stream(body(), 200, headers, content_type(chosen.media_type, sent))
 
 
 async def metadata(request: Request) -> Response:
@@ -144,7 +161,7 @@ async def metadata(request: Request) -> Response:
             separator = b","
         yield b"]"
 
-    return StreamingResponse(large_chunks(body()), headers={**PRIVATE, **NO_SNIFF}, media_type=chosen.media_type)
+    return Stream(body(), 200, {**PRIVATE, **NO_SNIFF}, chosen.media_type)
 
 
 def frame_numbers(text: str) -> tuple[int, ...]:
@@ -162,32 +179,38 @@ def frame_numbers(text: str) -> tuple[int, ...]:
 
 async def frames(request: Request) -> Response:
     """Frames of one instance: each a ranged read, in the order asked. §10.4.1.1.6"""
-    numbers = frame_numbers(request.path_params["frames"])
+    return await in_thread(_frames, request)
+
+
+def _frames(request: Request) -> Response:
+    asked = request.path_params["frames"]
+    numbers = frame_numbers(asked)
     session = session_of(request)
-    document = await in_thread(session.document, path_scope(request))
-    table = FrameTable(document.frame_table)
+    document = session.document(path_scope(request))
+    instance, table = document.instance, FrameTable(document.frame_table)
     if table.number_of_frames == 0:
         raise NotFound("The instance has no frames")
     if max(numbers) > table.number_of_frames:
         raise NotFound("There is no such frame")
-    offers = frame_offers(document.instance.transfer_syntax_uid, is_single=len(numbers) == 1, can_be_explicit=False)
+    offers = frame_offers(instance.transfer_syntax_uid, is_single=len(numbers) == 1, can_be_explicit=False)
     chosen = _negotiated(request, offers)
-    instance = document.instance
-    etag = f'"{instance.digest[:32]}-f{request.path_params["frames"]}-{chosen.is_multipart:d}"'
+    etag = f'"{instance.digest[:32]}-f{asked}-{chosen.is_multipart:d}"'
     if is_unchanged(request, etag):
         return not_modified(etag)
     url = resource_url(base_url(request), instance.scope)
+    headers = {**PRIVATE, "ETag": etag}
+    if len(numbers) > 1:
+        parts = _frame_parts(session, document, table, numbers, chosen.content_type, url)
+        return _multipart(chosen.media_type, parts, headers)
+    location = f"{url}/frames/{numbers[0]}"
+    with session.open(instance) as stored:
+        frame = native_frame(stored, document, table, numbers[0])
     if not chosen.is_multipart:
-        content = await in_thread(_frame, session, document, table, numbers[0])
-        headers = {**PRIVATE, **NO_SNIFF, "ETag": etag, "Content-Location": f"{url}/frames/{numbers[0]}"}
-        return Response(content, headers=headers, media_type=chosen.content_type)
-    parts = _frame_parts(session, document, table, numbers, chosen.content_type, url)
-    return _multipart(chosen.media_type, parts, {"ETag": etag})
-
-
-def _frame(session: Session, document: Document, table: FrameTable, number: int) -> bytes:
-    with session.open(document.instance) as stored:
-        return native_frame(stored, document, table, number)
+        headers |= {**NO_SNIFF, "Content-Location": location}
+        return Pieces((frame,), 200, headers, chosen.content_type)
+    boundary = new_boundary()
+    pieces = (part_begins(boundary, chosen.content_type, location), frame, PART_ENDS + body_ends(boundary))
+    return Pieces(pieces, 200, headers, body_type(chosen.media_type, boundary))
 
 
 def _frame_parts(
@@ -255,7 +278,7 @@ def _ranged(
         headers = {**headers, "Content-Range": f"bytes {first}-{last - 1}/{size_bytes}"}
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(last - first)}
     pieces = _bulk_pieces(session, instance, value, value.start + first, value.start + last)
-    return StreamingResponse(large_chunks(pieces), status, headers, "application/octet-stream")
+    return Stream(pieces, status, headers, "application/octet-stream")
 
 
 def byte_range(text: str, size_bytes: int) -> tuple[int, int] | None:

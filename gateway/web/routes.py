@@ -11,10 +11,10 @@ from html import escape
 import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
 
 from gateway import __version__, metrics
 from gateway.http import http_settings, in_thread, root_url, session_of
+from gateway.routing import Route
 from storage.errors import StorageUnavailable
 
 _SAFE = {
@@ -126,8 +126,8 @@ pre {{ padding: 1rem; overflow: auto; border: 1px solid color-mix(in srgb, curre
 def routes() -> list[Route]:
     """Pages and probes at the root."""
     return [
-        Route("/", start),
-        Route("/healthz", live),
-        Route("/readyz", ready),
-        Route("/metrics", figures),
+        Route("GET", "/", start),
+        Route("GET", "/healthz", live),
+        Route("GET", "/readyz", ready),
+        Route("GET", "/metrics", figures),
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 from starlette.requests import Request
 
 from gateway.dicomweb.responses import STATUS, status_of
-from gateway.http import large_chunks, root_url
+from gateway.http import Stream, _batch, root_url
 from gateway.settings import HttpSettings, Settings
 from storage import errors
 
@@ -63,11 +64,80 @@ def test_loopback_may_be_spelled_as_the_client_likes():
     assert root_url(request) == "http://127.0.0.1:8080"
 
 
-def test_chunks_are_joined_to_large_ones():
-    pieces = [b"a" * 100_000, b"b" * 200_000, b"c" * 400_000, b"d"]
-    joined = list(large_chunks(pieces))
-    assert b"".join(joined) == b"".join(pieces)
-    assert [len(chunk) for chunk in joined] == [300_000, 400_000, 1]
+def test_small_pieces_are_joined_and_large_ones_are_sent_as_they_are():
+    pieces = iter([b"a" * 10, b"b" * 20, b"c" * 100_000, b"d", b"e" * 50_000, b"f"])
+    assert [len(piece) for piece in _batch(pieces, 100_000)] == [30, 100_000]
+    assert [len(piece) for piece in _batch(pieces, 100_000)] == [1, 50_000, 1]
+    assert _batch(pieces, 100_000) == []
+
+
+async def sent_by(response, receive, *, leaves_after=10**9):
+    """What a response sends to a client, who may leave after some messages."""
+    messages = []
+
+    async def send(message):
+        messages.append(message)
+        if len(messages) == leaves_after:
+            receive.set()
+
+    async def received():
+        await receive.wait()
+        return {"type": "http.disconnect"}
+
+    await response({"type": "http"}, received, send)
+    return messages
+
+
+def stream_of(count, ended):
+    try:
+        for _ in range(count):
+            yield b"x" * 100_000
+    finally:
+        ended.append(True)
+
+
+def test_a_stream_sends_everything_and_closes_what_it_read():
+    async def run():
+        ended = []
+        response = Stream(stream_of(100, ended), 200, {}, "application/dicom")
+        messages = await sent_by(response, asyncio.Event())
+        assert sum(len(message.get("body", b"")) for message in messages) == 10_000_000
+        assert messages[-1] == {"type": "http.response.body", "body": b""}
+        assert ended == [True]
+
+    asyncio.run(run())
+
+
+def test_a_stream_stops_reading_when_the_client_has_gone():
+    async def run():
+        ended = []
+        response = Stream(stream_of(10_000, ended), 200, {}, "application/dicom")
+        messages = await sent_by(response, asyncio.Event(), leaves_after=30)
+        assert len(messages) < 100
+        assert ended == [True]
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_breaks_is_broken_off_and_never_completed():
+    def broken():
+        yield b"x" * 100_000
+        raise errors.CorruptObject
+
+    async def run():
+        messages = []
+
+        async def send(message):
+            messages.append(message)
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        with pytest.raises(errors.CorruptObject):
+            await Stream(broken(), 200, {}, "application/dicom")({"type": "http"}, receive, send)
+        assert messages[-1] != {"type": "http.response.body", "body": b""}
+
+    asyncio.run(run())
 
 
 def every_error():
@@ -148,7 +218,7 @@ def test_the_log_has_a_line_for_each_request_and_nothing_of_what_was_asked(sampl
     text = samples.gateway.log.read_text(encoding="utf-8")
     assert "CANARY" not in text
     assert "1.2.3.999999" not in text
-    wanted = "/studies/{study}/metadata"
+    wanted = "/dicomweb/studies/{study}/metadata"
     deadline = time.monotonic() + 10
     while not any(line.get("route") == wanted and line["request_id"] for line in samples.gateway.lines()):
         assert time.monotonic() < deadline, "no line of the request"

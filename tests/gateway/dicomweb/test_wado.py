@@ -121,7 +121,7 @@ def test_an_instance_that_the_client_has_is_not_sent_again(samples):
         ("/studies/" + "1" * 65, 400),
         ("/studies/%2e%2e%2f", 400),
         ("/studies/1.2%00", 400),
-        ("/studies/1.2%0d%0aX: y", 404),
+        ("/studies/1.2%0d%0aX: y", 400),
         ("/nothing", 404),
     ],
 )
