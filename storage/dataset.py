@@ -20,6 +20,7 @@ from pydicom.datadict import dictionary_VR
 
 from storage.errors import NotDicom, TooComplex
 from storage.model import BulkValue, JsonElement
+from storage.recent import MAXIMUM_RECENT_ELEMENTS, MAXIMUM_RECENT_VALUE_BYTES, RecentElements, RecentTable
 from storage.uids import TransferSyntax
 from storage.values import (
     BINARY_VRS,
@@ -45,6 +46,7 @@ HEADER_BYTES_PER_FRAME = 8 << 10
 MAXIMUM_INFLATED_BYTES = 512 << 20
 MAXIMUM_INFLATION = 200
 
+_HEAD_BYTES = 32 << 10  # of the buffer, as bytes: slices of those cost a third of slices of a view
 _UNDEFINED = 0xFFFFFFFF
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
@@ -54,6 +56,7 @@ _PIXEL_REPRESENTATION = 0x00280103
 _PER_FRAME_GROUPS = 0x52009230
 _EXTENDED_OFFSETS = 0x7FE00001
 _LUT_DESCRIPTOR = 0x00283002
+_DECISIVE = frozenset((_SPECIFIC_CHARACTER_SET, _PIXEL_REPRESENTATION, _EXTENDED_OFFSETS))
 _PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _VRS = {vr.encode("ascii"): vr for vr in KNOWN_VRS}
@@ -84,7 +87,10 @@ class PixelData:
 
 @dataclass(slots=True)
 class DataSet:
-    """What one walk found. json: DICOM JSON Model, ascending by tag; bulk: places of the values it refers to."""
+    """What one walk found. json: DICOM JSON Model, ascending by tag; bulk: places of the values it refers to.
+
+    Data Sets share elements that are the same byte for byte: nobody may change one.
+    """
 
     json: dict[str, JsonElement]
     bulk: dict[str, BulkValue]
@@ -189,6 +195,9 @@ def is_signed_value(pixel_representation: bytes) -> bool:
     return b"\1" in pixel_representation[:2]
 
 
+_RECENT = RecentElements()
+
+
 class _Place(NamedTuple):
     """Where in the nesting the walk is, and what holds there."""
 
@@ -213,9 +222,11 @@ class _Walk:
     extended_offsets: tuple[int, ...] = ()
     warnings: list[str] = field(default_factory=list)
     is_signed: bool = False
+    head: bytes = b""
 
     def run(self) -> DataSet:
         json: dict[str, JsonElement] = {}
+        self.head = bytes(self.buffer[:_HEAD_BYTES])
         try:
             is_implicit = self.transfer_syntax.is_implicit_vr or self._looks_implicit()
             self._data_set(json, self.origin, self.end, _Place("", DEFAULT_ENCODINGS, 0, is_implicit))
@@ -226,7 +237,7 @@ class _Walk:
         pixel_data = self.pixel_data
         if pixel_data is not None and self.extended_offsets:
             pixel_data = replace(pixel_data, extended_offsets=self.extended_offsets)
-        return DataSet(dict(sorted(json.items())), self.bulk, pixel_data, tuple(dict.fromkeys(self.warnings)))
+        return DataSet(_ascending(json), self.bulk, pixel_data, tuple(dict.fromkeys(self.warnings)))
 
     def _looks_implicit(self) -> bool:
         """Whether a Data Set that was announced with explicit VRs has none: some writers mislabel it (D11)."""
@@ -246,8 +257,23 @@ class _Walk:
         little = self.transfer_syntax.is_little_endian or is_implicit
         short, long = (_LE_SHORT, _LE_LONG) if little else (_BE_SHORT, _BE_LONG)
         readable_end = len(buffer)
+        head, head_end = self.head, len(self.head)
+        recent = self._recent(place, encodings, little)
         while at + 8 <= end and at + 8 <= readable_end:
             group, element, vr_bytes, length = short(buffer, at)
+            value_bytes = long(buffer, at + 4)[0] if is_implicit else length
+            raw_element = b""
+            if value_bytes <= MAXIMUM_RECENT_VALUE_BYTES:
+                stop = at + 8 + value_bytes
+                raw_element = head[at:stop] if stop <= head_end else bytes(buffer[at:stop])
+                known = recent.get(raw_element)
+                if known is not None and stop <= end and self.elements_left > 0 and self.header_bytes_left > stop - at:
+                    self.elements_left -= 1
+                    self.header_bytes_left -= stop - at
+                    key, json_of_key = known
+                    json[key] = json_of_key
+                    at = stop
+                    continue
             tag = group << 16 | element
             value_at = at + 8
             if group == 0xFFFE:
@@ -263,17 +289,21 @@ class _Walk:
                 vr = _VRS[vr_bytes]
                 (length,) = long(buffer, value_at)
                 value_at += 4
+                raw_element = b""
                 if vr == "UN" and little and length != _UNDEFINED:
                     vr = _known_vr(tag, is_signed=self.is_signed)
             else:
                 vr = _VRS.get(vr_bytes, "")
                 if not vr:
+                    raw_element = b""
                     vr, length, value_at = "UN", *self._odd_vr(vr_bytes, value_at, length, long)
             self.elements_left -= 1
             if self.elements_left < 0:
                 raise TooComplex("The Data Set has too many elements")
             if vr == "SQ" or length == _UNDEFINED:
-                at = self._structured(json, (tag, vr, value_at, length), end, place._replace(encodings=encodings))
+                within = _Place(path, encodings, depth, is_implicit)
+                at = self._structured(json, (tag, vr, value_at, length), end, within)
+                recent = self._recent(place, encodings, little)
                 continue
             at = value_at + length
             if at > end:
@@ -297,12 +327,22 @@ class _Walk:
                 encodings = encodings_of(raw)
             elif tag == _PIXEL_REPRESENTATION:
                 self.is_signed = is_signed_value(raw)
-            json[key] = json_element(vr, raw, encodings, is_little_endian=little)
+            json[key] = json_of_key = json_element(vr, raw, encodings, is_little_endian=little)
+            if tag in _DECISIVE:
+                recent = self._recent(place, encodings, little)
+            elif raw_element and len(recent) < MAXIMUM_RECENT_ELEMENTS:
+                recent[raw_element] = key, json_of_key
         if at < min(end, readable_end) and bytes(buffer[at:end]).strip(b"\0"):
             if depth:
                 raise NotDicom("An item ends within an element")
             self.warnings.append("There are bytes behind the last element")
         return at
+
+    def _recent(self, place: _Place, encodings: Encodings, is_little_endian: bool) -> RecentTable:
+        """Elements that were read as those of this place are."""
+        return _RECENT.table(
+            encodings, is_implicit=place.is_implicit, is_little_endian=is_little_endian, is_signed=self.is_signed
+        )
 
     def _shortened(self, tag: int, value_at: int, end: int) -> int:
         """The end of a value that runs past its Data Set: native Pixel Data may be short, anything else is broken."""
@@ -360,9 +400,7 @@ class _Walk:
         if place.depth == MAXIMUM_DEPTH:
             raise TooComplex("Sequences are nested too deep")
         # UN of undefined length holds Implicit VR Little Endian, whatever surrounds it (PS3.5 §6.2.2).
-        inner = place._replace(
-            path=f"{place.path}{key}/", depth=place.depth + 1, is_implicit=place.is_implicit or vr == "UN"
-        )
+        inner = _Place(f"{place.path}{key}/", place.encodings, place.depth + 1, place.is_implicit or vr == "UN")
         is_per_frame = tag == _PER_FRAME_GROUPS and place.depth == 0
         kept = self.elements_left, self.header_bytes_left
         if is_per_frame:
@@ -390,7 +428,8 @@ class _Walk:
 
         as_bytes: keep each item as JSON text, which takes a tenth of the memory of thousands of dictionaries.
         """
-        unpack = _LE_ITEM if self.transfer_syntax.is_little_endian or place.is_implicit else _BE_ITEM
+        path, encodings, depth, is_implicit = place
+        unpack = _LE_ITEM if self.transfer_syntax.is_little_endian or is_implicit else _BE_ITEM
         while at < end:
             group, element, length = unpack(self.buffer, at)
             tag = group << 16 | element
@@ -407,9 +446,10 @@ class _Walk:
             if item_end > end:
                 raise NotDicom("An item is longer than its sequence")
             item: dict[str, JsonElement] = {}
-            stopped = self._data_set(item, at, item_end, place._replace(path=f"{place.path}{len(items)}/"))
+            inner = _Place(f"{path}{len(items)}/", encodings, depth, is_implicit)
+            stopped = self._data_set(item, at, item_end, inner)
             at = stopped if length == _UNDEFINED else item_end
-            ordered = dict(sorted(item.items()))
+            ordered = _ascending(item)
             items.append(orjson.Fragment(orjson.dumps(ordered)) if as_bytes else ordered)
         if is_delimited:
             raise NotDicom("A sequence has no end")
@@ -439,6 +479,13 @@ class _Walk:
             whole = BulkValue(value.start - self.origin, at - self.origin, value.vr)
             self.pixel_data = PixelData(whole.start, whole.end, whole.vr, True, tuple(rest), offsets)
         return at
+
+
+def _ascending(json: dict[str, JsonElement]) -> dict[str, JsonElement]:
+    """The same elements in the order of their tags, which is the one that nearly all come in."""
+    keys = list(json)
+    ordered = sorted(keys)
+    return json if keys == ordered else {key: json[key] for key in ordered}
 
 
 def _is_bulk(vr: str, tag: int, length: int) -> bool:
