@@ -23,7 +23,8 @@ def application(settings: Settings, sessions: Sessions, pool: Renderer) -> Acces
     router.state.settings = settings
     router.state.sessions = sessions
     router.state.pool = pool
-    return AccessLog(Cors(router, settings.http.cors_origins))
+    origins = settings.http.cors_origins
+    return AccessLog(Cors(router, origins) if origins else router)
 
 
 def _error(request: Request, error: Exception) -> Response:

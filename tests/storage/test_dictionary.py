@@ -1,0 +1,55 @@
+"""The dictionary and the character sets are those of pydicom, without importing it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydicom import charset, datadict
+
+from storage.charsets import ENCODINGS, ESCAPES
+from storage.dictionary import dictionary_vr, tag_of
+
+
+def test_every_tag_has_the_vr_that_pydicom_knows():
+    for tag in datadict.DicomDictionary:
+        if tag & 0xFFFF:
+            assert dictionary_vr(tag) == datadict.dictionary_VR(tag)
+
+
+@pytest.mark.parametrize("tag", [0x60000010, 0x60023000, 0x501E0010, 0x50000020, 0x00203155, 0x002804A0])
+def test_repeating_groups_are_known(tag):
+    assert dictionary_vr(tag) == datadict.dictionary_VR(tag)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr"), [(0x00090010, "LO"), (0x00091001, "UN"), (0x00080000, "UL"), (0x00070001, "UN")]
+)
+def test_private_and_unknown_tags_have_a_vr(tag, vr):
+    assert dictionary_vr(tag) == vr
+
+
+def test_keywords_lead_to_their_tags():
+    assert tag_of("PatientName") == 0x00100010
+    assert tag_of("NoSuchWord") is None
+
+
+def test_no_lookup_imports_pydicom():
+    code = (
+        "import sys; from storage.dictionary import dictionary_vr, tag_of;"
+        "dictionary_vr(0x00100010); tag_of('Rows'); sys.exit('pydicom' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("term", sorted(charset.python_encoding))
+def test_every_term_that_pydicom_knows_reads_the_same(term):
+    raw = bytes(range(0x21, 0x7F)) if "2022" in term or "58" in term else bytes(range(0x20, 0x100))
+    ours, theirs = ENCODINGS[term], charset.python_encoding[term]
+    assert raw.decode(ours, "replace") == raw.decode(theirs, "replace")
+
+
+@pytest.mark.parametrize("escape", sorted(charset.CODES_TO_ENCODINGS))
+def test_every_escape_that_pydicom_knows_is_known(escape):
+    assert escape[1:] in ESCAPES
