@@ -10,25 +10,27 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import metrics
+from gateway import __version__, metrics
 from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
 from gateway.dicomweb.wado import frame_numbers, native_frame
 from gateway.http import Stream, in_thread, session_of
-from gateway.pixels.description import has_burned_in_annotation, has_pixels
 from gateway.pixels.icons import icon, icon_kind
+from gateway.pixels.kept import Kept
 from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
+from gateway.pixels.summary import Summary
 from gateway.session import Session
 from storage.dicomjson import unpack_metadata
-from storage.errors import BadRequest, NotAcceptable, Undecodable
+from storage.errors import BadRequest, NotAcceptable, NotFound, Undecodable
 from storage.frames import FrameTable
-from storage.model import Document, Level, Scope
+from storage.model import Document, Instance, Scope
 from storage.stored import StoredDataSet
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 from storage.values import binary_word_bytes, little_endian
@@ -45,7 +47,10 @@ _ICC_PROFILES = frozenset(("", "no"))
 
 
 class Renderer(Protocol):
-    """What draws: ``gateway.pixels.pool.RenderPool``."""
+    """What draws, and keeps what it drew: ``gateway.pixels.pool.RenderPool``."""
+
+    pictures: Kept[bytes]
+    summaries: Kept[Summary]
 
     def render(
         self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
@@ -56,32 +61,60 @@ class Renderer(Protocol):
 
 async def rendered(request: Request) -> Response:
     """A picture for people to look at, of a frame, an instance, or the middle of a series or study."""
-    return await _picture(request, is_thumbnail=False)
+    return await in_thread(_picture, request, is_thumbnail=False)
 
 
 async def thumbnail(request: Request) -> Response:
     """A small picture to choose by, without any patient identification; an icon where there is none to show (W19)."""
-    return await _picture(request, is_thumbnail=True)
+    return await in_thread(_picture, request, is_thumbnail=True)
 
 
-async def _picture(request: Request, *, is_thumbnail: bool) -> Response:
+def _picture(request: Request, *, is_thumbnail: bool) -> Response:
+    """All of a request, in one change of threads: a picture that is kept, or that the client has, costs one row."""
     scope = path_scope(request)
     asked = request.path_params.get("frames")
     number = _one_frame(asked) if asked else 0
     session = session_of(request)
-    document = await in_thread(_representative, session, scope)
+    instance = _representative(session, scope)
+    if not is_thumbnail and not instance.number_of_frames:
+        document = session.document(instance.scope)
+        if document.bulk.get(_ENCAPSULATED_DOCUMENT):
+            return _document_itself(request, session, document)
     accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
-    if not is_thumbnail and document.bulk.get(_ENCAPSULATED_DOCUMENT):
-        return await in_thread(_document_itself, request, session, document)
-    chosen = negotiate(accepts, RENDERED_OFFERS)
-    options = options_of(request, chosen.media_type, is_thumbnail=is_thumbnail)
-    wanted = hashlib.sha256(orjson.dumps((document.instance.digest, number, options))).hexdigest()
-    etag = f'"{wanted[:32]}"'
-    if is_unchanged(request, etag):
-        return not_modified(etag)
+    options = options_of(request, negotiate(accepts, RENDERED_OFFERS).media_type, is_thumbnail=is_thumbnail)
+    wanted = Wanted.of(instance, number, options)
+    if is_unchanged(request, wanted.etag):
+        return not_modified(wanted.etag)
     renderer: Renderer = request.app.state.pool
-    picture = await in_thread(_draw, session, renderer, document, number, options)
-    return Response(picture, headers={**PRIVATE, **NO_SNIFF, "ETag": etag}, media_type=chosen.media_type)
+    picture = renderer.pictures.get(wanted.key)
+    if picture is None:
+        document = session.document(instance.scope)
+        wanted = Wanted.of(document.instance, number, options)  # another one, when it was replaced just now
+        picture = _draw(session, renderer, document, wanted)
+    return Response(picture, headers={**PRIVATE, **NO_SNIFF, "ETag": wanted.etag}, media_type=options.media_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One way to show one frame of one content. key: names all that the picture depends on, and no resource."""
+
+    number: int
+    options: RenderOptions
+    key: str
+
+    @classmethod
+    def of(cls, instance: Instance, number: int, options: RenderOptions) -> Wanted:
+        """number: from 1; 0 is the middle frame. Raises NotFound when an image has no such frame."""
+        if number > instance.number_of_frames > 0:
+            raise NotFound("There is no such frame")
+        shown = number or (instance.number_of_frames + 1) // 2
+        parts = (__version__, instance.transfer_syntax_uid, instance.digest, shown, options)
+        return cls(shown, options, hashlib.sha256(orjson.dumps(parts)).hexdigest())
+
+    @property
+    def etag(self) -> str:
+        """The name of the representation for clients. RFC 9110 §8.8.3"""
+        return f'"{self.key[:32]}"'
 
 
 def _one_frame(text: str) -> int:
@@ -91,42 +124,52 @@ def _one_frame(text: str) -> int:
     return numbers[0]
 
 
-def _representative(session: Session, scope: Scope) -> Document:
+def _representative(session: Session, scope: Scope) -> Instance:
     """The instance that stands for a resource: the middle one of those with frames, else the first."""
-    if scope.level is Level.INSTANCE:
-        return session.document(scope)
     found = session.instances(scope)
+    if len(found) == 1:
+        return found[0]
     images = [instance for instance in found if instance.number_of_frames] or found[:1]
-    return session.document(images[len(images) // 2].scope)
+    return images[len(images) // 2]
 
 
-def _draw(session: Session, renderer: Renderer, document: Document, number: int, options: RenderOptions) -> bytes:
-    """The picture of a frame (0: the middle one); for a thumbnail without a picture to show, an icon."""
+def _draw(session: Session, renderer: Renderer, document: Document, wanted: Wanted) -> bytes:
+    """The picture of a frame, kept from now on; for a thumbnail without a picture to show, an icon."""
     started = time.perf_counter()
-    metadata = unpack_metadata(document.metadata, "")
+    options = wanted.options
+    summary = _summary(renderer, document)
     table = FrameTable(document.frame_table)
     try:
-        if options.is_thumbnail:
-            json = orjson.loads(metadata)
-            if not table.number_of_frames or not has_pixels(json) or has_burned_in_annotation(json):
-                return icon(icon_kind(json), options)
+        if options.is_thumbnail and not (table.number_of_frames and summary.may_be_shown):
+            return icon(icon_kind(orjson.loads(summary.common)), options)
         if not table.number_of_frames:
             raise NotAcceptable("The instance has no picture")
-        shown = number or (table.number_of_frames + 1) // 2
         with session.open(document.instance) as stored:
-            frame = native_frame(stored, document, table, shown)
-            metadata = _with_look_up_tables(metadata, document, stored)
+            frame = native_frame(stored, document, table, wanted.number)
+            metadata = _with_look_up_tables(summary.of_frame(wanted.number), document, stored)
         syntax = transfer_syntax(document.instance.transfer_syntax_uid)
         frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
         try:
-            return renderer.render(metadata, frame_syntax, shown, frame, options)
+            picture = renderer.render(metadata, frame_syntax, wanted.number, frame, options)
         except Undecodable:
             if not options.is_thumbnail:
                 raise
-            return icon(icon_kind(json), options)
+            return icon(icon_kind(orjson.loads(summary.common)), options)
+        renderer.pictures.put(wanted.key, picture, len(picture))
+        return picture
     finally:
         kind = "thumbnail" if options.is_thumbnail else "rendered"
         metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
+
+
+def _summary(renderer: Renderer, document: Document) -> Summary:
+    """What describes the pixels of a content, made once and kept: of an object of many frames it is costly."""
+    key = f"{document.instance.digest} {document.instance.transfer_syntax_uid}"
+    summary = renderer.summaries.get(key)
+    if summary is None:
+        summary = Summary.of(orjson.loads(unpack_metadata(document.metadata, "")))
+        renderer.summaries.put(key, summary, summary.size_bytes)
+    return summary
 
 
 def _with_look_up_tables(metadata: bytes, document: Document, stored: StoredDataSet) -> bytes:

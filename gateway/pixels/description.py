@@ -23,6 +23,17 @@ MAXIMUM_LUT_ENTRIES = 65_536
 
 DataSet = Mapping[str, JsonElement]
 
+# All that is looked at below: at the top level, and in the functional groups of a frame. See ``summary``.
+PER_FRAME_GROUPS, SHARED_GROUPS = "52009230", "52009229"
+OF_ONE_FRAME = "of_one_frame"  # no tag: the per-frame functional groups are only those of the frame asked for
+DESCRIBING = (
+    *("00080016", "00181164", "00182010", "00280002", "00280004", "00280006", "00280008", "00280010", "00280011"),
+    *("00280030", "00280034", "00280100", "00280101", "00280102", "00280103", "00280120", "00280121", "00280122"),
+    *("00280124", "00280301", "00281050", "00281051", "00281052", "00281053", "00281056", "00281101", "00281102"),
+    *("00281103", "00281201", "00281202", "00281203", "00281221", "00283000", "00283010", "20500020"),
+)
+FRAME_DESCRIBING = ("00289110", "00289132", "00289145")
+
 
 class PixelKind(enum.Enum):
     """Which element holds the pixels. PS3.3 §C.7.6.24"""
@@ -292,10 +303,11 @@ def _pixel_aspect(metadata: DataSet, groups: Sequence[DataSet]) -> float:
 
 def _functional_groups(metadata: DataSet, frame_number: int) -> Iterator[DataSet]:
     """Where a transformation may stand, the strongest place first; the top level is the last one."""
-    per_frame = _values(metadata, "52009230")
-    if frame_number <= len(per_frame) and isinstance(per_frame[frame_number - 1], Mapping):
-        yield per_frame[frame_number - 1]
-    yield from _items(metadata, "52009229")[:1]
+    per_frame = _values(metadata, PER_FRAME_GROUPS)
+    index = 0 if OF_ONE_FRAME in metadata else frame_number - 1
+    if index < len(per_frame) and isinstance(per_frame[index], Mapping):
+        yield per_frame[index]
+    yield from _items(metadata, SHARED_GROUPS)[:1]
     yield metadata
 
 

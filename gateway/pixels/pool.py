@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Self
 
 from gateway import metrics
+from gateway.pixels.kept import Kept
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.protocol import CLASSES, OK, READY, receive_answer, request_of, send_request
+from gateway.pixels.summary import Summary
 from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
 
+KEPT_PICTURES_BYTES = 32 << 20
+KEPT_SUMMARIES_BYTES = 4 << 20
 _START_SECONDS = 30.0
 _ROOT = Path(__file__).resolve().parents[2]
 # Nothing of our own environment: no secret of it reaches a decoder. One thread each, as the pool is the parallelism
@@ -37,14 +41,16 @@ class RenderPool:
     """Renders frames in up to ``workers`` processes, which start when they are first needed.
 
     seconds: wall and processor time of one request. memory_bytes: what one request may allocate. queue: requests that
-    may wait for a worker. restarts: workers that had to be replaced so far. Safe to use from any thread; ``render``
-    blocks. Close it when done, or use it as a context.
+    may wait for a worker. restarts: workers that had to be replaced so far. pictures, summaries: room to keep what was
+    made, for those who ask. Safe to use from any thread; ``render`` blocks. Close it when done, or use it as a context.
     """
 
     def __init__(
         self, workers: int = 2, *, seconds: float = 15.0, memory_bytes: int = 1 << 30, queue: int = 64
     ) -> None:
         self.restarts = 0
+        self.pictures: Kept[bytes] = Kept(KEPT_PICTURES_BYTES)
+        self.summaries: Kept[Summary] = Kept(KEPT_SUMMARIES_BYTES)
         self._workers = workers
         self._seconds = seconds
         self._memory_bytes = memory_bytes

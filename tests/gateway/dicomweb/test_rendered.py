@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+from functools import partial
 
+import httpx
 import pytest
 from PIL import Image
 
-from tests.fix_samples import MANIFEST
+from gateway.asgi import application
+from gateway.pixels.pool import RenderPool
+from gateway.session import Session
+from gateway.settings import Settings
+from storage.model import Source
+from tests.fix_samples import MANIFEST, SAMPLES
 
 IMAGES = sorted(name for name, entry in MANIFEST.items() if entry["frames"])
 OTHERS = sorted(name for name, entry in MANIFEST.items() if not entry["frames"])
@@ -120,3 +128,65 @@ def test_a_picture_that_the_client_has_is_not_drawn_again(samples):
     again = samples.get(url, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert samples.get(url + "?viewport=64,64").headers["etag"] != first.headers["etag"]
+
+
+class Here:
+    """The application in this process."""
+
+    def __init__(self, archive, pool):
+        self.pool = pool
+        self._app = application(Settings(), partial(Session, archive), pool)
+
+    def get(self, url, **headers):
+        async def answer():
+            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.get(url, headers={"Accept": "*/*", **headers})
+
+        return asyncio.run(answer())
+
+
+@pytest.fixture
+def here(archive):
+    with RenderPool(1) as pool:
+        yield Here(archive, pool)
+
+
+def kept_slice(archive, name="slice_01"):
+    with archive.spool() as spool:
+        spool.write((SAMPLES / next(file for file in sorted(MANIFEST) if name in file)).read_bytes())
+        receipt = archive.store(spool, Source("test"))
+    scope = receipt.instance.scope
+    uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
+    return scope, "/dicomweb" + "".join(map("/{}/{}".format, ("studies", "series", "instances"), uids))
+
+
+@pytest.mark.parametrize("kind", ["rendered", "thumbnail"])
+def test_a_picture_made_once_needs_neither_object_nor_decoder_again(archive, here, kind, tmp_path):
+    _, url = kept_slice(archive)
+    first = here.get(f"{url}/{kind}")
+    assert first.status_code == 200
+    here.pool.close()
+    for stored in (tmp_path / "archive" / "objects").rglob("*.dcm"):
+        stored.unlink()
+    again = here.get(f"{url}/{kind}")
+    assert (again.status_code, again.content, again.headers["etag"]) == (200, first.content, first.headers["etag"])
+    assert here.get(f"{url}/{kind}?viewport=9,9").status_code >= 500
+    assert here.get(f"{url}/{kind}", Accept="image/png").status_code >= 500
+
+
+def test_a_deleted_instance_has_no_picture_though_one_was_made(archive, here):
+    scope, url = kept_slice(archive)
+    etag = here.get(f"{url}/rendered").headers["etag"]
+    archive.delete(scope)
+    assert here.get(f"{url}/rendered").status_code == 410
+    assert here.get(f"{url}/rendered", **{"If-None-Match": etag}).status_code == 410
+
+
+def test_the_middle_frame_is_the_picture_of_its_number(archive, here):
+    _, url = kept_slice(archive, "colour_loop")
+    middle = here.get(f"{url}/rendered")
+    by_number = here.get(f"{url}/frames/6/rendered")
+    assert (middle.content, middle.headers["etag"]) == (by_number.content, by_number.headers["etag"])
+    assert here.get(f"{url}/frames/7/rendered").headers["etag"] != middle.headers["etag"]
+    assert here.get(f"{url}/frames/13/rendered", **{"If-None-Match": "*"}).status_code == 404
