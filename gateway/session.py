@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gateway import metrics
 from gateway.security.actor import Actor, Verb
@@ -51,6 +51,11 @@ class Session:
         """Matches of a query among what the Actor may see."""
         self.actor.permit(Verb.SEARCH)
         return self._archive.search(query)
+
+    def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
+        """The same as JSON texts. See ``Index.search_json``."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.search_json(query, url_of)
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """The instances of a resource, at least one. Raises NotFound or Gone."""

@@ -4,7 +4,7 @@ object first, row second, then the word that it is durable (D4, R1–R5).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from storage.attributes import level_attributes
@@ -94,6 +94,10 @@ class Archive:
     def search(self, query: Query) -> Sequence[Answer]:
         """Matches of a query. See ``Index.search``."""
         return self._index.search(query)
+
+    def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
+        """The same as JSON texts. See ``Index.search_json``."""
+        return self._index.search_json(query, url_of)
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """The instances of a resource, at least one. Raises NotFound, or Gone when it was deleted."""

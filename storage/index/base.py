@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from storage.matching import Query
@@ -34,6 +34,12 @@ class Index(Protocol):
 
     def search(self, query: Query) -> Sequence[Answer]:
         """Matches in a total, stable order, cut by the query's limit and offset. PS3.18 §10.6, PS3.4 §C.4.1"""
+        ...
+
+    def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
+        """The same matches, for a study or below, each as the text of a JSON object: what ``search`` says of it and
+        its Retrieve URL, made by ``url_of``; tags and keys ascending. Cheap where only the default is asked for (D5).
+        """
         ...
 
     def instances(self, scope: Scope) -> Sequence[Instance]:

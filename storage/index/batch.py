@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from storage.attributes import Attribute, by_keyword, has_value
+from storage.attributes import Attribute, by_keyword
 from storage.forms import search_forms
 from storage.index.columns import (
     date_order,
@@ -25,6 +25,7 @@ from storage.index.columns import (
     unpack,
 )
 from storage.index.engine import Connection
+from storage.index.fragments import attributes_text, read_attributes
 from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
 from storage.model import Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
 
@@ -112,37 +113,30 @@ class Row:
 
 def row_of(entry: Entry) -> Row:
     """Make an entry ready. Pure, and safe to call in the thread that stores."""
-    instance = _with_value(entry.attributes.get(Level.INSTANCE, {}))
+    patient, study, series, instance = (entry.attributes.get(level, {}) for level in Level)
     places = {path: (value.start, value.end, value.vr) for path, value in entry.bulk.items()}
     return Row(
         entry,
-        _with_value({**entry.attributes.get(Level.PATIENT, {}), **entry.attributes.get(Level.STUDY, {})}),
-        _with_value(entry.attributes.get(Level.SERIES, {})),
+        {**patient, **study},
+        series,
         (
             number_order(first_form(instance, _INSTANCE_NUMBER)),
-            _json(instance),
+            attributes_text(instance, Level.INSTANCE),
             *derived_values(instance, Level.INSTANCE),
         ),
         orjson.dumps(places),
     )
 
 
-def _with_value(attributes: Mapping[str, JsonElement]) -> dict[str, JsonElement]:
-    return {tag: element for tag, element in attributes.items() if has_value(element)}
-
-
-def _json(attributes: Mapping[str, JsonElement]) -> bytes:
-    return orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
-
-
 def _study_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
     order = date_order(first_form(attributes, _STUDY_DATE), first_form(attributes, _STUDY_TIME))
-    return (order, _json(attributes), *derived_values(attributes, Level.PATIENT, Level.STUDY))
+    levels = (Level.PATIENT, Level.STUDY)
+    return (order, attributes_text(attributes, *levels), *derived_values(attributes, *levels))
 
 
 def _series_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
     order = number_order(first_form(attributes, _SERIES_NUMBER))
-    return (order, _json(attributes), *derived_values(attributes, Level.SERIES))
+    return (order, attributes_text(attributes, Level.SERIES), *derived_values(attributes, Level.SERIES))
 
 
 def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
@@ -240,7 +234,7 @@ class Batch:
                 (study_id,) = self._connection.execute(_INSERT_STUDY, (uid, *_study_values(attributes))).fetchone()
                 parent = self._studies[uid] = _Parent(study_id, attributes)
                 return parent, True
-            parent = self._studies[uid] = _Parent(found[0], orjson.loads(found[1]))
+            parent = self._studies[uid] = _Parent(found[0], read_attributes(found[1]))
         if attributes.keys() - parent.attributes.keys():
             parent.attributes = {**attributes, **parent.attributes}
             self._connection.execute(_UPDATE_STUDY, (*_study_values(parent.attributes), parent.id))
@@ -257,7 +251,7 @@ class Batch:
                 (series_id,) = self._connection.execute(_INSERT_SERIES, values).fetchone()
                 parent = self._series[study.id, uid] = _Parent(series_id, attributes)
                 return parent, True
-            parent = self._series[study.id, uid] = _Parent(found[0], orjson.loads(found[1]))
+            parent = self._series[study.id, uid] = _Parent(found[0], read_attributes(found[1]))
         if attributes.keys() - parent.attributes.keys():
             parent.attributes = {**attributes, **parent.attributes}
             self._connection.execute(_UPDATE_SERIES, (*_series_values(parent.attributes), parent.id))

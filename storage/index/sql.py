@@ -77,16 +77,18 @@ SELECT * FROM (
 class Plan:
     """What the answers to a query hold: for each tag, ascending, the level it comes from and what stands for none.
 
-    It depends on the shape of a query, not on its values.
+    It depends on the shape of a query, not on its values. default_levels: those that answers hold the default of.
+    is_default: whether they hold nothing beyond it, not even for what was matched.
     """
 
     level: Level
     elements: tuple[tuple[str, Level, JsonElement | None], ...]
     selected: str
+    default_levels: frozenset[Level]
+    is_default: bool
 
 
-_AVAILABILITY_TAG = "00080056"
-_ONLINE = {"vr": "CS", "Value": ["ONLINE"]}  # every row has its object (I1)
+ONLINE = ("00080056", {"vr": "CS", "Value": ["ONLINE"]})  # every row has its object (I1)
 
 _COLUMNS_OF_LEVEL = {
     Level.STUDY: (
@@ -121,11 +123,11 @@ def _plan(
     is_study_named: bool,
     is_series_named: bool,
 ) -> Plan:
-    default_levels = {level}
+    default_levels = frozenset((level,))
     if level is Level.STUDY or (level > Level.STUDY and not is_study_named):
         default_levels |= {Level.PATIENT, Level.STUDY}
     if level is Level.INSTANCE and not is_series_named:
-        default_levels.add(Level.SERIES)
+        default_levels |= {Level.SERIES}
     asked = {tag[:8] for tag in (matched if include == "all" else include | matched)}
 
     def is_returned(attribute: Attribute) -> bool:
@@ -141,9 +143,13 @@ def _plan(
         (a.tag, max(a.level, Level.STUDY), {"vr": a.vr} if _is_always_there(a, asked) else None) for a in returned
     ]
     if level > Level.PATIENT:
-        elements.append((_AVAILABILITY_TAG, level, _ONLINE))
+        tag, online = ONLINE
+        elements.append((tag, level, online))
     sources = {source for tag, source, _ in elements if tag not in _IDENTITY_TAGS}
-    return Plan(level, tuple(sorted(elements, key=lambda element: element[0])), _selected(level, sources))
+    ordered = tuple(sorted(elements, key=lambda element: element[0]))
+    is_plain = include == frozenset() and not matched
+    is_default = is_plain or ordered == _plan(level, frozenset(), frozenset(), is_study_named, is_series_named).elements
+    return Plan(level, ordered, _selected(level, sources), default_levels, is_default and level > Level.PATIENT)
 
 
 _IDENTITY_TAGS = frozenset(("0020000D", "0020000E", "00080018"))
@@ -165,15 +171,14 @@ def _selected(level: Level, sources: set[Level]) -> str:
 def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
     """The rows of the query's statement as answers. What neighbours have in common is read once."""
     depth = max(plan.level, Level.STUDY)
-    levels = [level for level in _COLUMNS_OF_LEVEL if level <= depth]
-    spans = _spans(levels, depth)
+    spans = spans_of(plan)
     known: dict[Level, tuple[Sequence[str], dict[str, JsonElement]]] = {}
     answers = []
     for row in rows:
         uids = row[:depth]
-        for level in levels:
+        for level, span in spans.items():
             if level not in known or known[level][0] != uids[:level]:
-                known[level] = (uids[:level], _elements_of(level, uids, row[spans[level]]))
+                known[level] = (uids[:level], _elements_of(level, uids, row[span]))
         elements = {}
         for tag, level, empty in plan.elements:
             element = known[level][1].get(tag, empty)
@@ -184,12 +189,15 @@ def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
     return answers
 
 
-def _spans(levels: Sequence[Level], start: int) -> dict[Level, slice]:
-    """Where in a row the columns of each level are."""
+def spans_of(plan: Plan) -> dict[Level, slice]:
+    """Where in a row of the statement the columns of each level are, from the study down."""
+    depth = max(plan.level, Level.STUDY)
+    start: int = depth
     spans = {}
-    for level in levels:
-        spans[level] = slice(start, start + len(_COLUMNS_OF_LEVEL[level]))
-        start += len(_COLUMNS_OF_LEVEL[level])
+    for level, names in _COLUMNS_OF_LEVEL.items():
+        if level <= depth:
+            spans[level] = slice(start, start + len(names))
+            start += len(names)
     return spans
 
 

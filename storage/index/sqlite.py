@@ -17,6 +17,7 @@ import orjson
 from storage.index.batch import Batch, row_of
 from storage.index.committer import Committer
 from storage.index.engine import BUSY_SECONDS, Connection, Error, Readers, connect, is_busy, translated
+from storage.index.fragments import texts_of
 from storage.index.schema import migrate
 from storage.index.sql import (
     INSTANCE_COLUMNS,
@@ -84,6 +85,11 @@ class SqliteIndex:
         """See ``Index.search``. One statement; see ``storage.index.sql`` for the order."""
         plan = plan_of(query)
         return answers_of(plan, self._rows(*search_statement(query, plan)))
+
+    def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
+        """See ``Index.search_json``. The same statement as ``search``."""
+        plan = plan_of(query)
+        return texts_of(plan, self._rows(*search_statement(query, plan)), url_of)
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """See ``Index.instances``."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -286,6 +287,65 @@ def _expected(archive, matches, computed_from) -> set[int]:
 
 
 _MODALITIES = ("00080060", "00080061")
+
+_KEPT = [a for a in ATTRIBUTES if not (a.is_computed or a.is_identity or a.is_nested)]
+_HARMFUL_TEXTS = st.text(st.sampled_from([*'a\n\r\t",\\{}[]:\x00\x1f\x7f\u2028é日']), max_size=6)
+
+
+@st.composite
+def _archive_of_anything(draw):
+    """Entries in few studies and series, with any attributes of the table and texts that could break JSON."""
+    held = draw(st.lists(st.sampled_from(_KEPT), max_size=12, unique=True))
+    return [
+        entry(
+            study := draw(st.integers(1, 2)),
+            study * 10 + draw(st.integers(1, 2)),
+            number,
+            json={
+                a.tag: {
+                    "vr": a.vr,
+                    "Value": draw(st.lists(st.none() | _HARMFUL_TEXTS | st.integers(-9, 9), max_size=2)),
+                }
+                for a in held
+                if draw(st.booleans())
+            },
+        )
+        for number in range(draw(st.integers(1, 6)))
+    ]
+
+
+def _scopes_of(archive: list[Entry]) -> list[Scope | None]:
+    """No scope, and of each instance its study, its series, and its series of any study."""
+    uids = {(one.instance.study_instance_uid, one.instance.series_instance_uid) for one in archive}
+    return [None, *(Scope(*names) for pair in sorted(uids) for names in (pair[:1], pair, ("", pair[1])))]
+
+
+_SHAPES: tuple[dict, ...] = (
+    {},
+    {"limit": 2, "offset": 1},
+    {"PatientID": "P1", "StudyDate": "20260102"},
+    {"Modality": "CT", "SeriesDescription": ""},
+    {"SeriesDescription": "a*", "InstanceNumber": "1"},
+    {"include": frozenset(("00080070", "00080062"))},
+    {"include": "all"},
+)
+
+
+def _url_of(scope: Scope) -> str:
+    return f'https://host/"{scope.study_instance_uid}|{scope.series_instance_uid}|{scope.sop_instance_uid}'
+
+
+def assert_texts_are_the_answers(index: Index, asked: Query) -> int:
+    """JSON texts say, byte for byte, what the structured answers say; returns how many there are."""
+    answers = index.search(asked)
+    expected = [
+        orjson.dumps(
+            {**one.attributes, "00081190": {"vr": "UR", "Value": [_url_of(one.scope)]}}, option=orjson.OPT_SORT_KEYS
+        ).decode()
+        for one in answers
+    ]
+    assert list(index.search_json(asked, _url_of)) == expected
+    return len(expected)
 
 
 class IndexContract:
@@ -704,6 +764,35 @@ class IndexContract:
                     found = [int(one.scope.study_instance_uid.rpartition(".")[2]) for one in index.search(search)]
                     assert len(found) == len(set(found))
                     assert set(found) == _expected(archive, search.conditions(), {"00080061": "00080060"})
+
+    @settings(
+        deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    )
+    @given(archive=_archive_of_anything())
+    def test_answers_as_texts_are_the_structured_answers_byte_for_byte(self, archive):
+        with tempfile.TemporaryDirectory() as folder, self.open(Path(folder)) as index:
+            for one in archive:
+                index.add(one)
+            compared = 0
+            for level in (Level.STUDY, Level.SERIES, Level.INSTANCE):
+                for scope in (one for one in _scopes_of(archive) if one is None or one.level <= level):
+                    for shape in _SHAPES:
+                        compared += assert_texts_are_the_answers(index, query(level, scope=scope, **shape))
+            assert compared >= 3
+
+    def test_answers_as_texts_follow_gaps_that_are_filled_and_what_is_deleted(self, index):
+        index.add(entry(instance=1, StudyDescription=None, SeriesDescription=None, TimezoneOffsetFromUTC=None))
+        index.add(entry(instance=2, StudyDescription="Head", SeriesDescription="axial", TimezoneOffsetFromUTC="+0100"))
+        index.add(entry(series=2, instance=3, Modality="SR"))
+        for gone in (None, series_scope(1, 2), entry(instance=2).instance.scope):
+            if gone:
+                assert index.delete(gone)
+            for level in (Level.STUDY, Level.SERIES, Level.INSTANCE):
+                for scope in (None, study_scope(1), *([series_scope(1, 1)] if level > Level.STUDY else [])):
+                    assert assert_texts_are_the_answers(index, query(level, scope=scope)) > 0
+        (text,) = index.search_json(query(Level.STUDY), _url_of)
+        assert '"Head"' in text
+        assert '"SR"' not in text
 
     @pytest.mark.parametrize("keyword", ["AccessionNumber", "StudyDescription", "SeriesDescription"])
     def test_text_in_one_of_several_values_or_alone_fits_the_same_patterns(self, index, keyword):

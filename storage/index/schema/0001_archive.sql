@@ -1,6 +1,6 @@
 -- The archive as rows. Columns named after attributes hold search forms: NULL is no value, text a single one, and
 -- several values are U+001F and a JSON array (see storage/index/columns.py). What is returned is in "attributes",
--- the DICOM JSON Model. Rows that searches scan are narrow; what was derived at ingest is in "document".
+-- the DICOM JSON Model in lines of which answers are made (see storage/index/fragments.py). Rows that searches scan are narrow; what was derived at ingest is in "document".
 
 CREATE TABLE study (
     id INTEGER PRIMARY KEY,
@@ -26,7 +26,7 @@ CREATE TABLE study (
     sop_classes_in_study TEXT,
     number_of_study_related_series INTEGER NOT NULL DEFAULT 0,
     number_of_study_related_instances INTEGER NOT NULL DEFAULT 0,
-    attributes BLOB NOT NULL
+    attributes TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX study_by_order ON study (study_order DESC, study_instance_uid DESC);
@@ -63,7 +63,7 @@ CREATE TABLE series (
     scheduled_procedure_step_id TEXT,
     requested_procedure_id TEXT,
     number_of_series_related_instances INTEGER NOT NULL DEFAULT 0,
-    attributes BLOB NOT NULL,
+    attributes TEXT NOT NULL,
     UNIQUE (study, series_instance_uid)
 ) STRICT;
 
@@ -93,7 +93,7 @@ CREATE TABLE instance (
     address TEXT NOT NULL,
     -- 1 where the instance names another patient than the first instance of its study.
     has_other_patient INTEGER NOT NULL,
-    attributes BLOB NOT NULL
+    attributes TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX instance_by_order ON instance (series, instance_order, sop_instance_uid);

@@ -1,0 +1,88 @@
+"""Attributes as lines of JSON text: nothing is lost, no value is taken for a line end, and defaults stay defaults."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.attributes import ATTRIBUTES, Returned, by_keyword
+from storage.index.fragments import _default_lines, attributes_text, read_attributes
+from storage.index.sql import plan_of
+from storage.matching import Match, Query
+from storage.model import Level, Scope
+
+ROWS = ((Level.PATIENT, Level.STUDY), (Level.SERIES,), (Level.INSTANCE,))
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(',\n\r"{}'))
+
+
+def kept(*levels: Level):
+    return [a for a in ATTRIBUTES if a.level in levels and not (a.is_computed or a.is_identity or a.is_nested)]
+
+
+@st.composite
+def rows(draw):
+    levels = draw(st.sampled_from(ROWS))
+    held = draw(st.lists(st.sampled_from(kept(*levels)), unique=True))
+    return levels, {a.tag: {"vr": a.vr, "Value": draw(st.lists(TEXTS, min_size=1, max_size=2))} for a in held}
+
+
+@given(rows())
+def test_what_is_written_is_read_again(row):
+    levels, attributes = row
+    assert read_attributes(attributes_text(attributes, *levels)) == attributes
+
+
+@given(rows())
+def test_the_lines_are_the_elements_that_are_returned_by_default(row):
+    levels, attributes = row
+    expected = {
+        a.tag: attributes.get(a.tag, {"vr": a.vr})
+        for a in kept(*levels)
+        if a.returned is Returned.ALWAYS or (a.returned is Returned.IF_PRESENT and a.tag in attributes)
+    }
+    lines = _default_lines(attributes_text(attributes, *levels))
+    assert {line[1:9]: orjson.loads(f"{{{line}}}")[line[1:9]] for line in lines} == expected
+    assert lines == sorted(lines)
+
+
+def default(level: Level, scope: Scope | None = None, include=frozenset(), **keys: str) -> bool:
+    matches = []
+    for keyword, text in keys.items():
+        attribute = by_keyword(keyword)
+        assert attribute is not None
+        matches.append(Match.of(attribute, text))
+    return plan_of(Query(level, tuple(matches), scope, include)).is_default
+
+
+@pytest.mark.parametrize(
+    ("level", "scope", "keys"),
+    [
+        (Level.STUDY, None, {}),
+        (Level.STUDY, None, {"PatientID": "A"}),
+        (Level.STUDY, None, {"PatientName": "A*", "StudyDate": "20260101-", "ModalitiesInStudy": "CT"}),
+        (Level.SERIES, Scope("1.2"), {"Modality": "CT"}),
+        (Level.SERIES, None, {"SeriesInstanceUID": "1.2"}),
+        (Level.INSTANCE, Scope("1.2", "1.3"), {}),
+        (Level.INSTANCE, Scope("1.2"), {"InstanceNumber": "1"}),
+        (Level.INSTANCE, None, {}),
+    ],
+)
+def test_searches_that_are_asked_most_are_answered_with_the_default(level, scope, keys):
+    assert default(level, scope, **keys)
+
+
+@pytest.mark.parametrize(
+    ("level", "scope", "include", "keys"),
+    [
+        (Level.PATIENT, None, frozenset(), {}),
+        (Level.STUDY, None, frozenset(("00101010",)), {}),
+        (Level.STUDY, None, "all", {}),
+        (Level.STUDY, None, frozenset(), {"IssuerOfPatientID": "A"}),
+        (Level.SERIES, Scope("1.2"), frozenset(), {"PatientID": "A"}),
+        (Level.SERIES, Scope("1.2"), frozenset(), {"SeriesDescription": ""}),
+    ],
+)
+def test_what_is_asked_for_beyond_the_default_is_no_default(level, scope, include, keys):
+    assert not default(level, scope, include, **keys)
