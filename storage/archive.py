@@ -65,14 +65,19 @@ class Archive:
         it is visible, and sending it again is safe.
         """
         spool.finish()
-        syntax = _known_syntax(spool.announcement.transfer_syntax_uid)
+        announced = spool.announcement
+        syntax = _known_syntax(announced.transfer_syntax_uid)
+        known = self._index.find(announced.sop_instance_uid)
+        if known is None:
+            self._objects.expect(spool)
         data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
         identity = _identity(data_set)
         warnings = [*data_set.warnings, *self._reconcile(spool, identity, syntax)]
         if study_instance_uid and identity.study_instance_uid != study_instance_uid:
             raise StudyMismatch(uid=identity.sop_instance_uid)
         entry, warning = _entry(spool, data_set, identity, syntax, source)
-        known = self._index.find(identity.sop_instance_uid)
+        if identity.sop_instance_uid != announced.sop_instance_uid:
+            known = self._index.find(identity.sop_instance_uid)
         if known is not None and (known.digest, known.transfer_syntax_uid) == (entry.instance.digest, syntax.uid):
             entry = replace(entry, instance=known)
         else:

@@ -7,14 +7,16 @@ without an owner, which ``sweep`` removes.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from storage.errors import NotDicom, StorageUnavailable, TooLarge
 from storage.filemeta import MAXIMUM_FILE_META_BYTES, Announcement, canonical_header, read_file_meta
@@ -158,13 +160,14 @@ class Spool:
     def announce(self, announcement: Announcement) -> None:
         """Correct what File Meta said by what the Data Set says, where a sloppy writer let them differ.
 
-        A waiting file is written anew, as its header changes length.
+        A waiting file is written anew, as its header changes length; one that was begun early is given up.
         """
         if announcement == self._announcement:
             return
         offset, old = self.data_set_offset, self._map
         self._announcement = announcement
         if old is None:
+            self._drop_file()
             return
         old_fd, old_path = self._fd, self.path
         try:
@@ -186,6 +189,31 @@ class Spool:
         else:
             yield self._map
 
+    def begin_file(self) -> None:
+        """Have the whole object in a waiting file, and let the disk begin with it. Call after ``finish``.
+
+        So it is written while the Data Set is read, which stays where it is. Nothing is durable before ``sync``.
+        Raises OSError.
+        """
+        if self.path is None:
+            fd, path = waiting_file(self._directory)
+            try:
+                write_all_of(fd, (self.header, self._in_memory()))
+            except OSError:
+                os.close(fd)
+                path.unlink(missing_ok=True)
+                raise
+            self._fd, self.path = fd, path
+        begin_write_back(self._fd)
+
+    def _drop_file(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+
     @property
     def object_bytes(self) -> int:
         """Length of the object: our header and the Data Set."""
@@ -205,15 +233,13 @@ class Spool:
             except BufferError:  # a view of it is still alive in a traceback; the mapping goes with the view
                 self._map = None
             self._map = None
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-            self.path = None
+        self._drop_file()
 
-    def taken(self) -> None:
-        """Say that a store has renamed the waiting file and owns it now."""
+    def rename(self, path: Path) -> None:
+        """Give the waiting file to a store, under the name that it has there from now on. Raises OSError."""
+        if self.path is None:
+            raise FileNotFoundError("There is no waiting file")
+        self.path.rename(path)
         self.path = None
 
     def __enter__(self) -> Self:
@@ -238,6 +264,34 @@ def write_all(fd: int, chunk: bytes | bytearray | memoryview | mmap.mmap) -> Non
     view = memoryview(chunk)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def write_all_of(fd: int, chunks: Sequence[bytes | memoryview]) -> None:
+    """Write every byte of a few chunks, at once where that can be. Raises OSError."""
+    written = os.writev(fd, chunks)
+    for chunk in chunks:
+        if written < len(chunk):
+            write_all(fd, memoryview(chunk)[written:])
+        written = max(0, written - len(chunk))
+
+
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """The system call, which Python does not offer; None where there is none."""
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if function is None:
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return cast(Callable[[int, int, int, int], int], function)
+
+
+_SYNC_FILE_RANGE = _sync_file_range()
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+def begin_write_back(fd: int) -> None:
+    """Ask the system to begin writing a file to disk. A hint: what fails is said by the ``fsync`` that follows."""
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def sweep(directory: Path) -> int:

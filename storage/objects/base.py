@@ -38,6 +38,13 @@ class ObjectStore(Protocol):
 
     spool_directory: Path
 
+    def expect(self, spool: Spool) -> None:
+        """Take what was collected as something that ``put`` will probably get: begin what can begin without a key.
+
+        Promises nothing; the spool's owner may still give it up. Raises StorageUnavailable.
+        """
+        ...
+
     def put(self, key: str, spool: Spool) -> None:
         """Make the spool's header and Data Set the object ``key``.
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from storage.errors import CorruptObject, NotFound, StorageUnavailable
 from storage.keys import is_key
-from storage.spool import Spool, waiting_file, write_all
+from storage.spool import Spool
 
 _FOLDER_MODE = 0o750
 _REMEMBERED_FOLDERS = 10_000
@@ -79,6 +79,13 @@ class FilesystemObjectStore:
             raise NotFound("There is no such object")
         return self._root / key
 
+    def expect(self, spool: Spool) -> None:
+        """Write it to a file that only has to be renamed later, and let the disk begin with it."""
+        try:
+            spool.begin_file()
+        except OSError as error:
+            raise StorageUnavailable("An object cannot be written") from error
+
     def put(self, key: str, spool: Spool) -> None:
         """Make it an object; on return file and names are on disk."""
         path = self._path(key)
@@ -88,11 +95,9 @@ class FilesystemObjectStore:
                 return
             self._ensure_folder(path.parent)
             if spool.path is None:
-                self._write(path, spool)
-            else:
-                spool.sync()
-                spool.path.rename(path)
-                spool.taken()
+                spool.begin_file()
+            spool.sync()
+            spool.rename(path)
             _sync_folder(path.parent)
         except OSError as error:
             raise StorageUnavailable("An object cannot be written") from error
@@ -107,19 +112,6 @@ class FilesystemObjectStore:
         if len(self._durable) >= _REMEMBERED_FOLDERS:
             self._durable.clear()
         self._durable.add(folder)
-
-    def _write(self, path: Path, spool: Spool) -> None:
-        fd, waiting = waiting_file(self.spool_directory)
-        try:
-            for piece in spool.pieces():
-                write_all(fd, piece)
-            os.fsync(fd)
-            waiting.rename(path)
-        except BaseException:
-            waiting.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
 
     def open(self, key: str) -> FileBlob:
         """The object, for reading. Raises NotFound."""

@@ -47,6 +47,9 @@ class MemoryObjectStore:
         self._directory = tempfile.TemporaryDirectory(prefix="dicomweb-gateway-")
         self.spool_directory = Path(self._directory.name)
 
+    def expect(self, spool: Spool) -> None:
+        """Nothing can begin here."""
+
     def put(self, key: str, spool: Spool) -> None:
         """Keep a copy; what is there stays."""
         content = b"".join(bytes(piece) for piece in spool.pieces())

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from storage.errors import CorruptObject, NotFound
-from storage.filemeta import Announcement
+from storage.filemeta import Announcement, canonical_header
 from storage.keys import instance_key
 from storage.spool import MEMORY_BYTES, Spool
 from tests.synthetic import CT, EXPLICIT
@@ -24,17 +24,20 @@ def key_of(content: bytes, sop: str = "1.2.3") -> str:
 class ObjectStoreContract:
     """Inherit, and make a fixture ``store``."""
 
-    def put(self, store, content: bytes, sop: str = "1.2.3") -> str:
+    def put(self, store, content: bytes, sop: str = "1.2.3", *, is_expected: bool = False) -> str:
         key = key_of(content, sop)
         with Spool(store.spool_directory, Announcement(CT, sop, EXPLICIT), maximum_bytes=1 << 30) as spool:
             spool.write(content)
             spool.finish()
+            if is_expected:
+                store.expect(spool)
             store.put(key, spool)
         return key
 
+    @pytest.mark.parametrize("is_expected", [False, True], ids=["at once", "expected"])
     @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-    def test_what_is_put_can_be_read_whole_and_in_ranges(self, store, content):
-        key = self.put(store, content)
+    def test_what_is_put_can_be_read_whole_and_in_ranges(self, store, content, is_expected):
+        key = self.put(store, content, is_expected=is_expected)
         with store.open(key) as blob:
             assert blob.size_bytes == store.size_bytes(key)
             start = blob.size_bytes - len(content)
@@ -47,6 +50,36 @@ class ObjectStoreContract:
     def test_putting_twice_changes_nothing_and_leaves_nothing_behind(self, store, content):
         key = self.put(store, content)
         assert self.put(store, content) == key
+        assert list(store.keys()) == [key]
+        assert list(store.spool_directory.iterdir()) == []
+
+    @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+    def test_what_was_expected_and_never_put_leaves_nothing(self, store, content):
+        with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+            spool.write(content)
+            spool.finish()
+            store.expect(spool)
+            assert bytes(spool.data_set[spool.data_set_offset :]) == content
+        assert list(store.keys()) == []
+        assert list(store.spool_directory.iterdir()) == []
+
+    @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+    def test_what_was_expected_under_a_wrong_name_is_put_under_the_true_one(self, store, content):
+        key = key_of(content)
+        wrong, true = Announcement(CT, "1.2.3.4.5.6", EXPLICIT), Announcement(CT, "1.2.3", EXPLICIT)
+        with Spool(store.spool_directory, wrong, maximum_bytes=1 << 30) as spool:
+            spool.write(content)
+            spool.finish()
+            store.expect(spool)
+            spool.announce(true)
+            store.put(key, spool)
+        with store.open(key) as blob:
+            assert blob.read(0, blob.size_bytes) == canonical_header(true) + content
+        assert list(store.spool_directory.iterdir()) == []
+
+    def test_what_was_expected_and_is_there_already_changes_nothing(self, store):
+        key = self.put(store, SMALL)
+        assert self.put(store, SMALL, is_expected=True) == key
         assert list(store.keys()) == [key]
         assert list(store.spool_directory.iterdir()) == []
 

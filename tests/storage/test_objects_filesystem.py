@@ -44,9 +44,10 @@ def order(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see what is synced")
+@pytest.mark.parametrize("is_expected", [False, True], ids=["at once", "expected"])
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-def test_file_then_name_then_folder_reach_the_disk(store, order, content):
-    key = ObjectStoreContract().put(store, content)
+def test_file_then_name_then_folder_reach_the_disk(store, order, content, is_expected):
+    key = ObjectStoreContract().put(store, content, is_expected=is_expected)
     folder = store.spool_directory.parent / Path(key).parent
     renamed = order.index(("rename", str(folder / Path(key).name)))
     assert order[renamed - 1][0] == "fsync"
@@ -58,8 +59,11 @@ def test_file_then_name_then_folder_reach_the_disk(store, order, content):
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("target", ["os.fsync", "pathlib.Path.rename", "pathlib.Path.mkdir"])
-def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(store, monkeypatch, content, error, target):
+@pytest.mark.parametrize("target", ["os.fsync", "os.writev", "pathlib.Path.rename", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("is_expected", [False, True], ids=["at once", "expected"])
+def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(
+    store, monkeypatch, content, error, target, is_expected
+):
     succeeded = False
     for at in range(1, 20):
         calls = 0
@@ -77,7 +81,7 @@ def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(store, mo
 
             patch.setattr(owner, name, failing)
             try:
-                ObjectStoreContract().put(store, content)
+                ObjectStoreContract().put(store, content, is_expected=is_expected)
                 succeeded = calls < at
             except StorageUnavailable:
                 assert list(store.spool_directory.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from storage.errors import NotDicom, StorageUnavailable, TooLarge
 from storage.filemeta import Announcement, canonical_header
-from storage.spool import MEMORY_BYTES, Spool, sweep
+from storage.spool import MEMORY_BYTES, Spool, sweep, write_all_of
 from tests.synthetic import CT, EXPLICIT, data_set, element, part10
 
 ANNOUNCED = Announcement(CT, "1.2.3.4.5", EXPLICIT)
@@ -125,3 +126,26 @@ def test_a_sweep_removes_what_a_crash_left_and_nothing_of_the_living(tmp_path):
             owner.communicate()
     assert sweep(tmp_path) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_pieces_that_the_system_takes_in_part_are_written_whole(tmp_path, monkeypatch):
+    chunks = (b"header", memoryview(b"data set" * 100), b"")
+    writev = os.writev
+    for taken in range(sum(map(len, chunks)) + 1):
+        monkeypatch.setattr(os, "writev", lambda fd, parts, taken=taken: writev(fd, [b"".join(parts)[:taken]]))
+        with (tmp_path / str(taken)).open("wb", buffering=0) as file:
+            write_all_of(file.fileno(), chunks)
+        assert (tmp_path / str(taken)).read_bytes() == b"".join(chunks)
+
+
+def test_a_begun_file_is_locked_against_the_sweep(tmp_path):
+    with collected(tmp_path, [b"x" * 100]) as spool:
+        spool.begin_file()
+        assert sweep(tmp_path) == 0
+        assert spool.path is not None
+        assert spool.path.read_bytes() == canonical_header(ANNOUNCED) + b"x" * 100
+
+
+def test_a_file_cannot_be_given_away_before_it_is_begun(tmp_path):
+    with collected(tmp_path, [b"x" * 100]) as spool, pytest.raises(FileNotFoundError):
+        spool.rename(tmp_path / "elsewhere")
