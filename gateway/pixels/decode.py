@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from gateway.pixels.description import PixelDescription, PixelKind
+from gateway.pixels.description import Frame, PixelDescription, PixelKind
 from gateway.pixels.jpeg import decode_jpeg
 from gateway.pixels.jpeg2000 import Codestream, decode_jpeg2000
 from gateway.pixels.native import Pixels, decode_deflated_frame, decode_native
@@ -42,22 +42,22 @@ DECODERS = {uid: _BY_KEYWORD[row.keyword] for uid, row in TRANSFER_SYNTAXES.item
 _IN_RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
 
 
-def decode(description: PixelDescription, frame: bytes) -> Pixels:
+def decode(description: PixelDescription, frame: Frame) -> Pixels:
     """The frame as (rows, columns) of stored values, or (rows, columns, 3) of RGB for colour.
 
     frame: as stored, fragments joined, in the byte order of the transfer syntax; inflated where the Data Set was
-    deflated. Palette colour stays indices. Raises Undecodable when no decoder takes the transfer syntax or the frame
-    is not what the description says. PS3.3 §C.7.6.3.1.2
+    deflated. The result may be a view of it. Palette colour stays indices. Raises Undecodable when no decoder takes
+    the transfer syntax or the frame is not what the description says. PS3.3 §C.7.6.3.1.2
     """
     decoder = DECODERS.get(description.transfer_syntax_uid)
     if decoder is None:
         raise Undecodable("No decoder for this transfer syntax is installed")
     if description.kind is not PixelKind.INTEGER and decoder not in {decode_native, decode_deflated_frame}:
         raise Undecodable("Floating point pixels have no such encoding")
-    values = decoder(description, frame)
+    values = decode_native(description, frame) if decoder is decode_native else decoder(description, bytes(frame))
     if values.ndim == 2 or description.photometric_interpretation in _IN_RGB or decoder is decode_jpeg:
         return values
-    if decoder is decode_jpeg2000 and Codestream.of(frame).has_component_transform:
+    if decoder is decode_jpeg2000 and Codestream.of(bytes(frame)).has_component_transform:
         return values
     return _rgb(values)
 

@@ -22,6 +22,7 @@ MAXIMUM_FRAME_PIXELS = 100_000_000  # L12
 MAXIMUM_LUT_ENTRIES = 65_536
 
 DataSet = Mapping[str, JsonElement]
+Frame = bytes | memoryview  # one frame as stored
 
 # All that is looked at below: at the top level, and in the functional groups of a frame. See ``summary``.
 PER_FRAME_GROUPS, SHARED_GROUPS = "52009230", "52009229"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.pixels.description import PixelDescription, PixelKind
+from gateway.pixels.description import Frame, PixelDescription, PixelKind
 from storage.errors import Undecodable
 from storage.uids import EXPLICIT_VR_BIG_ENDIAN
 
@@ -28,7 +28,7 @@ def frame_bytes(description: PixelDescription) -> int:
     return samples * description.bits_allocated // 8
 
 
-def decode_native(description: PixelDescription, frame: bytes) -> Pixels:
+def decode_native(description: PixelDescription, frame: Frame) -> Pixels:
     """Stored values of a native frame; colour as it is stored, but interleaved and with all its chroma.
 
     The length must be exact, save for a byte of padding after an odd number. Raises Undecodable.
@@ -47,7 +47,7 @@ def decode_native(description: PixelDescription, frame: bytes) -> Pixels:
     return stored_values(description, frame[:expected], ">" if is_big_endian else "<")
 
 
-def decode_deflated_frame(description: PixelDescription, frame: bytes) -> Pixels:
+def decode_deflated_frame(description: PixelDescription, frame: Frame) -> Pixels:
     """Stored values of a frame that is deflated on its own. PS3.5 §A.4.13"""
     expected = frame_bytes(description)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -60,7 +60,7 @@ def decode_deflated_frame(description: PixelDescription, frame: bytes) -> Pixels
     return decode_native(description, inflated)
 
 
-def stored_values(description: PixelDescription, frame: bytes, byte_order: str) -> Pixels:
+def stored_values(description: PixelDescription, frame: Frame, byte_order: str) -> Pixels:
     """The samples of exactly ``frame_bytes(description)`` bytes, as (rows, columns) or (rows, columns, 3).
 
     byte_order: ``<`` or ``>``. The array has the machine's order and is only what the frame holds; bits that are
@@ -77,7 +77,7 @@ def stored_values(description: PixelDescription, frame: bytes, byte_order: str) 
     return values.reshape(rows, columns, samples)
 
 
-def _samples(description: PixelDescription, frame: bytes, byte_order: str) -> Pixels:
+def _samples(description: PixelDescription, frame: Frame, byte_order: str) -> Pixels:
     """All samples in a row, sign-extended or masked to Bits Stored. PS3.5 §8.1.1"""
     if description.bits_allocated == 1:
         count = description.pixels * description.samples_per_pixel

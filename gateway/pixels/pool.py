@@ -6,6 +6,7 @@ itself imports no decoder. L12, H15, H16.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -18,7 +19,15 @@ from typing import Self
 from gateway import metrics
 from gateway.pixels.kept import Kept
 from gateway.pixels.options import RenderOptions
-from gateway.pixels.protocol import CLASSES, OK, READY, receive_answer, request_of, send_request
+from gateway.pixels.protocol import (
+    CLASSES,
+    OK,
+    READY,
+    receive_answer,
+    request_of,
+    send_request,
+    shared_memory,
+)
 from gateway.pixels.summary import Summary
 from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
 
@@ -167,7 +176,11 @@ class _Worker:
 
     def __init__(self, seconds: float, memory_bytes: int) -> None:
         self._connection, theirs = socket.socketpair()
+        shared = shared_memory()
+        self._memory = shared[0] if shared else None
+        descriptors = shared[1:] if shared else ()
         command = [sys.executable, "-s", "-P", "-m", "gateway.pixels.worker", str(seconds), str(memory_bytes)]
+        command += map(str, descriptors)
         with theirs:
             try:
                 self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -177,11 +190,15 @@ class _Worker:
                     stderr=subprocess.DEVNULL,
                     cwd=_ROOT,
                     env=_ENVIRONMENT,
+                    pass_fds=descriptors,
                     start_new_session=True,  # the keyboard's interrupt is for the supervisor
                 )
             except OSError:
                 self._connection.close()
                 raise Overloaded("No worker could be started") from None
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
 
     def wait_until_ready(self) -> None:
         """Raises Overloaded when the process does not come up."""
@@ -200,7 +217,7 @@ class _Worker:
         """Status and payload. Raises Undecodable when there is no answer; the worker is then of no more use."""
         deadline = time.monotonic() + seconds
         try:
-            send_request(self._connection, parts, deadline)
+            send_request(self._connection, parts, deadline, self._memory)
             answer = receive_answer(self._connection, deadline)
         except TimeoutError:
             raise Undecodable("The frame takes too long to decode") from None

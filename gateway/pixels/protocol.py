@@ -1,19 +1,25 @@
 """What pool and worker say to one another: lengths and bytes over a stream socket. No pickle, nothing nested.
 
-Request: three lengths, then the parameters as JSON, the metadata as JSON, the frame. Answer: a status, a length, then
-the picture or the reason. Either side refuses a length beyond its limit before it reads on.
+Request: three lengths and a flag, then the parameters as JSON, the metadata as JSON, the frame. The flag says that the
+frame lies in memory which both share, instead. Answer: a status, a length, then the picture or the reason. Either side
+refuses a length beyond its limit before it reads on.
 """
 
 from __future__ import annotations
 
+import fcntl
+import mmap
+import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from gateway.pixels.description import Frame
 from gateway.pixels.options import RenderOptions
 from storage.errors import BadRequest, GatewayError, NotFound, TooLarge, Undecodable
 
@@ -24,45 +30,82 @@ CLASSES: Mapping[int, type[GatewayError]] = {status: kind for kind, status in ER
 MAXIMUM_FRAME_BYTES = 1 << 30  # 100 Mpixel (L12) of 64 bits, or of three times 16
 MAXIMUM_METADATA_BYTES = 256 << 20
 MAXIMUM_PICTURE_BYTES = 8_192 * 8_192 * 4
+SHARED_FRAME_BYTES = 2 << 20
+# F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, and F_SEAL_FUTURE_WRITE (Linux 5.1), which Python does not name
+_SEALS = 0x01 | 0x02 | 0x04 | 0x10
 _MAXIMUM_REASON_BYTES = 200
 
-_REQUEST = struct.Struct(">LLQ")
+_REQUEST = struct.Struct(">LLQ?")
 _ANSWER = struct.Struct(">BL")
+
+
+def shared_memory() -> tuple[mmap.mmap, int] | None:
+    """Memory for one frame, and a descriptor through which nobody can write to it, nor make it shorter.
+
+    None where the system has no such thing; then every frame goes through the socket.
+    """
+    if sys.platform != "linux":
+        return None
+    descriptor = os.memfd_create("frame", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(descriptor, SHARED_FRAME_BYTES)
+        memory = mmap.mmap(descriptor, SHARED_FRAME_BYTES)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return memory, descriptor
 
 
 def request_of(
     metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
 ) -> tuple[bytes, bytes, bytes]:
-    """The parts of a request, in the order of sending; metadata and frame are not copied. Raises TooLarge."""
+    """Parameters, metadata and frame, the parts of a request; the last two are not copied. Raises TooLarge."""
     if len(metadata) > MAXIMUM_METADATA_BYTES or len(frame) > MAXIMUM_FRAME_BYTES:
         raise TooLarge("The frame or its metadata has too many bytes")
     parameters = orjson.dumps(
         {"transfer_syntax_uid": transfer_syntax_uid, "frame_number": frame_number, "options": options}
     )
-    return _REQUEST.pack(len(parameters), len(metadata), len(frame)) + parameters, metadata, frame
+    return parameters, metadata, frame
 
 
-def send_request(connection: socket.socket, parts: tuple[bytes, bytes, bytes], deadline: float) -> None:
-    """Send what ``request_of`` made. Raises TimeoutError at ``deadline`` (monotonic seconds), and OSError."""
-    for part in parts:
+def send_request(
+    connection: socket.socket, parts: tuple[bytes, bytes, bytes], deadline: float, memory: mmap.mmap | None = None
+) -> None:
+    """Send what ``request_of`` made, the frame through ``memory`` where it has the room.
+
+    Raises TimeoutError at ``deadline`` (monotonic seconds), and OSError.
+    """
+    parameters, metadata, frame = parts
+    is_shared = memory is not None and len(frame) <= len(memory)
+    if memory is not None and is_shared:
+        memory[: len(frame)] = frame
+    head = _REQUEST.pack(len(parameters), len(metadata), len(frame), is_shared)
+    for part in (b"".join((head, parameters, metadata)), *(() if is_shared else (frame,))):
         connection.settimeout(_remaining(deadline))
         connection.sendall(part)
 
 
-def receive_request(connection: socket.socket) -> tuple[dict[str, Any], bytes, bytes] | None:
-    """Parameters, metadata and frame; None when the pool has closed the connection. Waits for ever."""
+def receive_request(
+    connection: socket.socket, memory: memoryview | None = None
+) -> tuple[dict[str, Any], bytes, Frame] | None:
+    """Parameters, metadata and frame; None when the pool has closed the connection. Waits for ever.
+
+    The frame is a view of ``memory`` where it came through that: it is what it is until the request is answered.
+    """
     header = _waited_for(connection, _REQUEST.size)
     if len(header) < _REQUEST.size:
         return None
-    sizes = _REQUEST.unpack(header)
-    parameters, metadata, frame = (_waited_for(connection, size) for size in sizes)
-    return (orjson.loads(parameters), metadata, frame) if len(frame) == sizes[2] else None
+    *sizes, is_shared = _REQUEST.unpack(header)
+    parameters, metadata = (_waited_for(connection, size) for size in sizes[:2])
+    frame: Frame = memory[: sizes[2]] if memory is not None and is_shared else _waited_for(connection, sizes[2])
+    is_whole = (len(parameters), len(metadata), len(frame)) == tuple(sizes)
+    return (orjson.loads(parameters), metadata, frame) if is_whole else None
 
 
 def send_answer(connection: socket.socket, status: int, payload: bytes) -> None:
-    """Status and picture or reason."""
-    connection.sendall(_ANSWER.pack(status, len(payload)))
-    connection.sendall(payload)
+    """Status and picture or reason, in one piece: the other end wakes up once for a small one."""
+    connection.sendall(_ANSWER.pack(status, len(payload)) + payload)
 
 
 def receive_answer(connection: socket.socket, deadline: float) -> tuple[int, bytes] | None:
@@ -82,6 +125,8 @@ def receive_answer(connection: socket.socket, deadline: float) -> tuple[int, byt
 
 def _waited_for(connection: socket.socket, size: int) -> bytes:
     """``size`` bytes, fewer only when the connection ends; in one piece, so that a large frame is never there twice."""
+    if size > MAXIMUM_FRAME_BYTES:
+        return b""
     return connection.recv(size, socket.MSG_WAITALL) if size else b""
 
 

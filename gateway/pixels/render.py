@@ -9,7 +9,7 @@ from __future__ import annotations
 from PIL import Image
 
 from gateway.pixels.decode import decode
-from gateway.pixels.description import DataSet, PixelDescription, has_burned_in_annotation, has_pixels
+from gateway.pixels.description import DataSet, Frame, PixelDescription, has_burned_in_annotation, has_pixels
 from gateway.pixels.icons import encode, icon, icon_kind
 from gateway.pixels.luts import colour, grey, palette_colour
 from gateway.pixels.native import Pixels
@@ -25,11 +25,13 @@ from storage.errors import BadRequest
 
 __all__ = ["RenderOptions", "Viewport", "Window", "render"]
 
+# How much larger than the result the image may be that the filter sees; what is larger yet is averaged before.
 _REDUCING_GAP = 3.0  # Pillow's own advice for a result that looks like the filter's
+_THUMBNAIL_REDUCING_GAP = 1.0  # five times as fast, and hardly to be told from the other in so small a picture
 
 
 def render(
-    metadata: DataSet, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+    metadata: DataSet, transfer_syntax_uid: str, frame_number: int, frame: Frame, options: RenderOptions
 ) -> bytes:
     """The frame as JPEG, PNG or GIF of 8 bits per sample.
 
@@ -71,7 +73,8 @@ def _fitted(
     """The region of the image, mirrored as asked, at its size."""
     size = _size(box, description.pixel_aspect, options)
     if size != image.size or box != (0, 0, *image.size):
-        image = image.resize(size, _filter(description, size, box), box=box, reducing_gap=_REDUCING_GAP)
+        gap = _THUMBNAIL_REDUCING_GAP if options.is_thumbnail else _REDUCING_GAP
+        image = image.resize(size, _filter(description, size, box), box=box, reducing_gap=gap)
     region = options.viewport and options.viewport.region
     if region and region.width is not None and region.width < 0:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -6,6 +6,7 @@ for good, its processor time for each request anew (L12, H15). Messages are leng
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import socket
@@ -15,8 +16,9 @@ from pathlib import Path
 
 import orjson
 
+from gateway.pixels.description import Frame
 from gateway.pixels.options import RenderOptions
-from gateway.pixels.protocol import ERRORS, OK, READY, receive_request, send_answer
+from gateway.pixels.protocol import ERRORS, OK, READY, SHARED_FRAME_BYTES, receive_request, send_answer
 from gateway.pixels.render import render
 from storage.errors import GatewayError, TooLarge
 
@@ -40,7 +42,7 @@ def limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime + seconds) + 1, _NEVER))
 
 
-def answer(options: Mapping[str, object], metadata: bytes, frame: bytes) -> tuple[int, bytes]:
+def answer(options: Mapping[str, object], metadata: bytes, frame: Frame) -> tuple[int, bytes]:
     """What a request comes to: the picture, or the class and the constant reason of why there is none."""
     try:
         picture = render(
@@ -60,24 +62,30 @@ def answer(options: Mapping[str, object], metadata: bytes, frame: bytes) -> tupl
     return OK, picture
 
 
-def serve(connection: socket.socket, seconds: float) -> None:
+def serve(connection: socket.socket, memory: memoryview | None, seconds: float) -> None:
     """Answer one request after the other until the other end closes."""
     send_answer(connection, READY, b"")
-    while (request := receive_request(connection)) is not None:
+    while (request := receive_request(connection, memory)) is not None:
         limit_processor_time(seconds)
         send_answer(connection, *answer(*request))
 
 
-def main(seconds: float, memory_bytes: int) -> None:
-    """Take the socket away from where libraries write, set the limits and serve."""
+def main(seconds: float, memory_bytes: int, shared: int | None = None) -> None:
+    """Take the socket away from where libraries write, set the limits and serve.
+
+    shared: the descriptor of the memory in which small frames come, if there is any.
+    """
+    memory = None if shared is None else memoryview(mmap.mmap(shared, SHARED_FRAME_BYTES, access=mmap.ACCESS_READ))
+    if shared is not None:
+        os.close(shared)
     connection = socket.socket(fileno=os.dup(0))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
     limit_memory(memory_bytes)
-    serve(connection, seconds)
+    serve(connection, memory, seconds)
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    main(float(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import mmap
+import os
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -12,13 +15,17 @@ from gateway.pixels.protocol import (
     MAXIMUM_FRAME_BYTES,
     MAXIMUM_PICTURE_BYTES,
     OK,
+    SHARED_FRAME_BYTES,
     receive_answer,
     receive_request,
     request_of,
     send_answer,
     send_request,
+    shared_memory,
 )
 from storage.errors import TooLarge
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="memory is shared on Linux only")
 
 
 @pytest.fixture
@@ -45,11 +52,52 @@ def test_a_request_arrives_as_it_was_sent(ends, frame):
 
 
 def test_a_connection_that_ends_is_no_request(ends):
-    parts = b"".join(request_of(b"{}", "1.2", 1, b"0123456789", RenderOptions()))
-    ends[0].sendall(parts[:-1])
+    first, second = socket.socketpair()
+    with first, second:
+        send_request(first, request_of(b"{}", "1.2", 1, b"0123456789", RenderOptions()), soon())
+        sent = second.recv(1000)
+    assert sent.endswith(b"{}0123456789")
+    ends[0].sendall(sent[:-1])
     ends[0].shutdown(socket.SHUT_WR)
     assert receive_request(ends[1]) is None
     assert receive_request(ends[1]) is None
+
+
+@linux_only
+def test_a_small_frame_comes_through_memory_that_only_the_sender_can_write_to(ends):
+    shared = shared_memory()
+    assert shared is not None
+    memory, descriptor = shared
+    theirs = memoryview(mmap.mmap(descriptor, SHARED_FRAME_BYTES, access=mmap.ACCESS_READ))
+    for frame in (b"first frame", b"second", b"", bytes(SHARED_FRAME_BYTES)):
+        send_request(ends[0], request_of(b"{}", "1.2", 1, frame, RenderOptions()), soon(), memory)
+        _, _, received = receive_request(ends[1], theirs)
+        assert received == frame
+        assert isinstance(received, memoryview)
+        assert received.readonly
+    for attempt in (
+        lambda: os.write(descriptor, b"x"),
+        lambda: os.ftruncate(descriptor, 0),
+        lambda: mmap.mmap(descriptor, SHARED_FRAME_BYTES),
+    ):
+        with pytest.raises(PermissionError):
+            attempt()
+    os.close(descriptor)
+
+
+@linux_only
+def test_a_frame_too_large_for_the_memory_comes_through_the_socket(ends):
+    memory, descriptor = shared_memory()
+    os.close(descriptor)
+    frame = b"x" * (SHARED_FRAME_BYTES + 1)
+    parts = request_of(b"{}", "1.2", 1, frame, RenderOptions())
+    sender = threading.Thread(target=send_request, args=(ends[0], parts, soon(), memory))
+    sender.start()
+    _, _, received = receive_request(ends[1], memoryview(memory))
+    sender.join()
+    assert isinstance(received, bytes)
+    assert received == frame
+    assert memory[:10] == bytes(10)
 
 
 def test_an_answer_arrives_as_it_was_sent(ends):
