@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -298,16 +298,21 @@ def by_level(level: Level) -> tuple[Attribute, ...]:
     return _BY_LEVEL[level]
 
 
+_EMPTY: tuple[JsonElement, ...] = (None, "", {})
+
+
 def has_value(element: JsonElement | None) -> bool:
     """Whether an element of the DICOM JSON Model holds at least one value that is not empty. PS3.18 §F.2.5"""
-    if not element:
-        return False
-    return any(value not in (None, "", {}) for value in element.get("Value") or ())
+    values: Sequence[JsonElement] = (element.get("Value") if element else None) or ()
+    if len(values) == 1:
+        return values[0] not in _EMPTY
+    return any(value not in _EMPTY for value in values)
 
 
 _LEVEL_OF_KEPT: Mapping[str, Level] = MappingProxyType(
     {a.tag: a.level for a in ATTRIBUTES if not (a.is_computed or a.is_identity or a.is_nested)}
 )
+_KEPT = frozenset(_LEVEL_OF_KEPT)
 _REQUEST_ITEM_TAGS = tuple(row[1][-8:] for row in _REQUEST_ATTRIBUTES)
 _REQUEST_ATTRIBUTES_SEQUENCE = "00400275"
 
@@ -319,7 +324,7 @@ def level_attributes(dataset_json: Mapping[str, JsonElement]) -> Mapping[Level, 
     instance is not among them. Of a request's items only the keys stay. The elements are shared, not copied.
     """
     kept: dict[Level, dict[str, JsonElement]] = {level: {} for level in Level}
-    for tag in sorted(dataset_json.keys() & _LEVEL_OF_KEPT.keys()):
+    for tag in sorted(_KEPT.intersection(dataset_json)):
         element = dataset_json[tag]
         if has_value(element):
             kept[_LEVEL_OF_KEPT[tag]][tag] = _request_keys(element) if tag == _REQUEST_ATTRIBUTES_SEQUENCE else element

@@ -51,7 +51,7 @@ _PATIENT_KEYS = (_key("PatientID"), _key("PatientName"))
 
 def _insert(table: str, names: Sequence[str]) -> str:
     places = ", ".join("?" * len(names))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places}) RETURNING id"  # noqa: S608 - constant names
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"  # noqa: S608 - constant names
 
 
 def _update(table: str, names: Sequence[str]) -> str:
@@ -78,16 +78,18 @@ _INSERT_STUDY = _insert("study", ("study_instance_uid", *_STUDY_DERIVED))
 _INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *_SERIES_DERIVED))
 _INSERT_INSTANCE = _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED))
 _INSERT_RIVAL = (
-    _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED)).removesuffix(
-        "RETURNING id"
-    )
-    + "ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
+    _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED))
+    + " ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
     "last_received_at = excluded.last_received_at, receive_count = receive_count + 1"
 )
 _UPDATE_STUDY = _update("study", _STUDY_DERIVED)
 _UPDATE_SERIES = _update("series", _SERIES_DERIVED)
 
 _SELECT_CURRENT = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
+_SELECT_STUDY = (
+    "SELECT id, attributes, modalities_in_study, sop_classes_in_study FROM study WHERE study_instance_uid = ?"
+)
+_SELECT_SERIES = "SELECT id, attributes FROM series WHERE study = ? AND series_instance_uid = ?"
 _RECEIVED_AGAIN = (
     "UPDATE instance SET last_received_at = ?, receive_count = receive_count + 1 WHERE sop_instance_uid = ?"
 )
@@ -154,20 +156,28 @@ def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
 
 
 @dataclass(slots=True)
-class _Parent:
+class _Series:
     id: int
     attributes: Mapping[str, JsonElement]
 
 
 @dataclass(slots=True)
-class _Gain:
-    """What a study gained in this transaction and is not told of yet."""
+class _Study(_Series):
+    """As a series; the lists are as the row has them, without what was gained since."""
 
+    modalities: str | None = None
+    sop_classes: str | None = None
+
+
+@dataclass(slots=True)
+class _Gain:
+    """What a study gained in this transaction and is not told of yet, and its lists with what they gained."""
+
+    modalities: set[str]
+    sop_classes: set[str]
     instances: int = 0
     series: int = 0
     instances_of_series: dict[int, int] = field(default_factory=dict)
-    modalities: set[str] = field(default_factory=set)
-    sop_classes: set[str] = field(default_factory=set)
 
 
 class Batch:
@@ -175,8 +185,8 @@ class Batch:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._studies: dict[str, _Parent] = {}
-        self._series: dict[tuple[int, str], _Parent] = {}
+        self._studies: dict[str, _Study] = {}
+        self._series: dict[tuple[int, str], _Series] = {}
         self._gains: dict[int, _Gain] = {}
         self._now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
 
@@ -196,16 +206,16 @@ class Batch:
         study, is_new_study = self._study(instance.study_instance_uid, row.study)
         series, is_new_series = self._series_of(study, instance.series_instance_uid, row.series)
         is_other = not is_new_study and _names_another_patient(row, study.attributes)
-        (row_id,) = self._connection.execute(
+        row_id = self._insert(
             _INSERT_INSTANCE,
             (series.id, is_other, *_encoding(instance), *self._received(row.entry.source), *row.instance),
-        ).fetchone()
+        )
         self._connection.execute(
             "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?)",
             (row_id, row.entry.metadata, row.entry.frame_table, row.bulk),
         )
         self._note(STORED, instance.scope)
-        self._gain(study.id, series, instance, is_new_series=is_new_series)
+        self._gain(study, series, instance, is_new_series=is_new_series)
         return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
 
     def _receive_again(self, entry: Entry, current: Instance) -> Receipt:
@@ -221,48 +231,52 @@ class Batch:
             )
         return Receipt(outcome, current)
 
+    def _insert(self, text: str, values: Sequence[Any]) -> int:
+        """Insert a row; returns its id."""
+        row_id = self._connection.execute(text, values).lastrowid
+        assert row_id is not None
+        return row_id
+
     def _received(self, source: Source) -> tuple[str, ...]:
         return (self._now, self._now, source.door, source.calling_ae, source.address)
 
-    def _study(self, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Parent, bool]:
-        parent = self._studies.get(uid)
-        if parent is None:
-            found = self._connection.execute(
-                "SELECT id, attributes FROM study WHERE study_instance_uid = ?", (uid,)
-            ).fetchone()
+    def _study(self, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Study, bool]:
+        study = self._studies.get(uid)
+        if study is None:
+            found = self._connection.execute(_SELECT_STUDY, (uid,)).fetchone()
             if found is None:
-                (study_id,) = self._connection.execute(_INSERT_STUDY, (uid, *_study_values(attributes))).fetchone()
-                parent = self._studies[uid] = _Parent(study_id, attributes)
-                return parent, True
-            parent = self._studies[uid] = _Parent(found[0], read_attributes(found[1]))
-        if attributes.keys() - parent.attributes.keys():
-            parent.attributes = {**attributes, **parent.attributes}
-            self._connection.execute(_UPDATE_STUDY, (*_study_values(parent.attributes), parent.id))
-        return parent, False
+                study_id = self._insert(_INSERT_STUDY, (uid, *_study_values(attributes)))
+                study = self._studies[uid] = _Study(study_id, attributes)
+                return study, True
+            study_id, text, modalities, sop_classes = found
+            study = self._studies[uid] = _Study(study_id, read_attributes(text), modalities, sop_classes)
+        if attributes.keys() - study.attributes.keys():
+            study.attributes = {**attributes, **study.attributes}
+            self._connection.execute(_UPDATE_STUDY, (*_study_values(study.attributes), study.id))
+        return study, False
 
-    def _series_of(self, study: _Parent, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Parent, bool]:
-        parent = self._series.get((study.id, uid))
-        if parent is None:
-            found = self._connection.execute(
-                "SELECT id, attributes FROM series WHERE study = ? AND series_instance_uid = ?", (study.id, uid)
-            ).fetchone()
+    def _series_of(self, study: _Study, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Series, bool]:
+        series = self._series.get((study.id, uid))
+        if series is None:
+            found = self._connection.execute(_SELECT_SERIES, (study.id, uid)).fetchone()
             if found is None:
-                values = (study.id, uid, *_series_values(attributes))
-                (series_id,) = self._connection.execute(_INSERT_SERIES, values).fetchone()
-                parent = self._series[study.id, uid] = _Parent(series_id, attributes)
-                return parent, True
-            parent = self._series[study.id, uid] = _Parent(found[0], read_attributes(found[1]))
-        if attributes.keys() - parent.attributes.keys():
-            parent.attributes = {**attributes, **parent.attributes}
-            self._connection.execute(_UPDATE_SERIES, (*_series_values(parent.attributes), parent.id))
-        return parent, False
+                series_id = self._insert(_INSERT_SERIES, (study.id, uid, *_series_values(attributes)))
+                series = self._series[study.id, uid] = _Series(series_id, attributes)
+                return series, True
+            series = self._series[study.id, uid] = _Series(found[0], read_attributes(found[1]))
+        if attributes.keys() - series.attributes.keys():
+            series.attributes = {**attributes, **series.attributes}
+            self._connection.execute(_UPDATE_SERIES, (*_series_values(series.attributes), series.id))
+        return series, False
 
     def _note(self, kind: str, scope: Scope) -> None:
         uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
         self._connection.execute(_INSERT_CHANGE, (kind, *uids, self._now))
 
-    def _gain(self, study_id: int, series: _Parent, instance: Instance, *, is_new_series: bool) -> None:
-        gain = self._gains.setdefault(study_id, _Gain())
+    def _gain(self, study: _Study, series: _Series, instance: Instance, *, is_new_series: bool) -> None:
+        gain = self._gains.get(study.id)
+        if gain is None:
+            gain = self._gains[study.id] = _Gain(set(unpack(study.modalities)), set(unpack(study.sop_classes)))
         gain.instances += 1
         gain.series += is_new_series
         gain.instances_of_series[series.id] = gain.instances_of_series.get(series.id, 0) + 1
@@ -277,20 +291,11 @@ class Batch:
                 "WHERE id = ?",
                 [(count, series_id) for series_id, count in gain.instances_of_series.items()],
             )
-            modalities, sop_classes = self._connection.execute(
-                "SELECT modalities_in_study, sop_classes_in_study FROM study WHERE id = ?", (study_id,)
-            ).fetchone()
             self._connection.execute(
                 "UPDATE study SET number_of_study_related_series = number_of_study_related_series + ?, "
                 "number_of_study_related_instances = number_of_study_related_instances + ?, "
                 "modalities_in_study = ?, sop_classes_in_study = ? WHERE id = ?",
-                (
-                    gain.series,
-                    gain.instances,
-                    _united(unpack(modalities), gain.modalities),
-                    _united(unpack(sop_classes), gain.sop_classes),
-                    study_id,
-                ),
+                (gain.series, gain.instances, _united(gain.modalities), _united(gain.sop_classes), study_id),
             )
         self._gains.clear()
 
@@ -386,8 +391,8 @@ class Batch:
             (
                 len(series),
                 sum(count for _, count in series),
-                _united((one for modality, _ in series for one in unpack(modality)), ()),
-                _united((uid for (uid,) in sop_classes), ()),
+                _united(one for modality, _ in series for one in unpack(modality)),
+                _united(uid for (uid,) in sop_classes),
                 study_id,
             ),
         )
@@ -428,5 +433,5 @@ def _modalities(attributes: Mapping[str, JsonElement]) -> list[str]:
     return [form for form in forms if form]
 
 
-def _united(values: Iterable[str], others: Iterable[str]) -> str | None:
-    return pack(sorted({*values, *others}))
+def _united(values: Iterable[str]) -> str | None:
+    return pack(sorted(set(values)))

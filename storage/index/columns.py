@@ -55,13 +55,19 @@ def derived_columns(*levels: Level) -> tuple[str, ...]:
     return tuple(column for attribute in derived_keys(*levels) for column in columns(attribute))
 
 
-def derived_values(attributes: Mapping[str, JsonElement], *levels: Level) -> tuple[str | None, ...]:
+@cache
+def _derived(*levels: Level) -> tuple[tuple[Attribute, str, tuple[None, ...]], ...]:
+    """Each key with the tag of its element and what its columns hold without one."""
+    return tuple((one, one.top_tag, (None,) * len(columns(one))) for one in derived_keys(*levels))
+
+
+def derived_values(attributes: Mapping[str, JsonElement], *levels: Level) -> list[str | None]:
     """What the columns hold for these attributes, given by tag in the DICOM JSON Model."""
-    return tuple(
-        pack(forms)
-        for attribute in derived_keys(*levels)
-        for forms in search_forms(attribute, attributes.get(attribute.top_tag))
-    )
+    values: list[str | None] = []
+    for attribute, tag, nothing in _derived(*levels):
+        element = attributes.get(tag)
+        values += nothing if element is None else map(pack, search_forms(attribute, element))
+    return values
 
 
 def first_form(attributes: Mapping[str, JsonElement], attribute: Attribute) -> str | None:
@@ -74,6 +80,8 @@ def number_order(form: str | None) -> int:
     """An integer that sorts as the number does. Missing and absurd ones go last."""
     if form is None:
         return LAST
+    if len(form) < 18 and form.isdecimal():
+        return int(form)
     number = decimal.Decimal(form)
     return int(number) if abs(number) < LAST else LAST
 

@@ -30,14 +30,14 @@ CREATE TABLE study (
 ) STRICT;
 
 CREATE INDEX study_by_order ON study (study_order DESC, study_instance_uid DESC);
-CREATE INDEX study_by_patient_id ON study (patient_id);
-CREATE INDEX study_by_patient_name ON study (patient_name);
+CREATE INDEX study_by_patient_id ON study (patient_id) WHERE patient_id IS NOT NULL;
+CREATE INDEX study_by_patient_name ON study (patient_name) WHERE patient_name IS NOT NULL;
 CREATE INDEX study_by_patient_name_ideographic ON study (patient_name_ideographic)
     WHERE patient_name_ideographic IS NOT NULL;
 CREATE INDEX study_by_patient_name_phonetic ON study (patient_name_phonetic)
     WHERE patient_name_phonetic IS NOT NULL;
-CREATE INDEX study_by_accession_number ON study (accession_number);
-CREATE INDEX study_by_study_date ON study (study_date, study_time);
+CREATE INDEX study_by_accession_number ON study (accession_number) WHERE accession_number IS NOT NULL;
+CREATE INDEX study_by_study_date ON study (study_date, study_time) WHERE study_date IS NOT NULL;
 
 CREATE TABLE series (
     id INTEGER PRIMARY KEY,
@@ -141,7 +141,8 @@ CREATE TABLE tombstone (
 CREATE INDEX tombstone_by_scope ON tombstone (study_instance_uid, series_instance_uid, sop_instance_uid);
 
 CREATE TABLE change (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- Rows are never deleted, so no number comes again.
+    sequence INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     study_instance_uid TEXT NOT NULL,
     series_instance_uid TEXT NOT NULL,
