@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import os
 import signal
@@ -249,3 +250,15 @@ def test_every_limit_of_the_dimse_room_is_a_setting_with_the_same_default():
     named = {row.name: row.default for row in fields(DimseSettings)}
     limits = {row.name: row.default for row in fields(DimseLimits) if row.name != "instance_maximum_bytes"}
     assert {name: named.get(name) for name in limits} == limits
+
+
+def test_a_process_that_is_ready_searches_for_cycles_rarely():
+    kept = gc.get_threshold()
+    try:
+        app.collect_rarely()
+        assert gc.get_freeze_count() > 10_000
+        assert gc.get_threshold()[0] >= 10_000
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*kept)
