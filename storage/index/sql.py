@@ -36,6 +36,8 @@ INSTANCE_COLUMNS = (
     "instance.transfer_syntax_uid, instance.digest, instance.object_key, instance.size_bytes, "
     "instance.data_set_offset, instance.number_of_frames"
 )
+# Read from the first instance of the first series on, however the planner would rather have it.
+_IN_ORDER = f"series CROSS JOIN instance ON {_INSTANCE_OF_SERIES} JOIN study ON {_SERIES_OF_STUDY}"
 ORDERS = {
     Level.STUDY: "study.study_order DESC, study.study_instance_uid DESC",
     Level.SERIES: "series.series_order, series.series_instance_uid, study.study_instance_uid",
@@ -239,11 +241,18 @@ def search_statement(query: Query, plan: Plan) -> Statement:
     if query.level is Level.PATIENT:
         return _PATIENTS.format(selected=plan.selected, condition=condition), parameters
     level = query.level
+    tables = _IN_ORDER if level is Level.INSTANCE and _is_unselective(query) else JOINS[level]
     text = (
-        f"SELECT {plan.selected} FROM {JOINS[level]} WHERE {condition} "  # noqa: S608 - constants of this module
+        f"SELECT {plan.selected} FROM {tables} WHERE {condition} "  # noqa: S608 - constants of this module
         f"ORDER BY {ORDERS[level]} LIMIT ? OFFSET ?"
     )
     return text, parameters
+
+
+def _is_unselective(query: Query) -> bool:
+    """Whether nothing is asked that an index answers: then a page is read in its order, and not sorted from all."""
+    keys = (match.attribute for match in query.conditions())
+    return query.scope is None and not any(key.is_identity or _column_of(key, key.column) in _INDEXED for key in keys)
 
 
 def scope_condition(scope: Scope | None) -> Statement:

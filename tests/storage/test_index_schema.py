@@ -147,6 +147,19 @@ def test_the_instances_of_a_series_are_read_in_their_order_and_not_sorted(fresh)
     assert "TEMP B-TREE" not in plan_for(fresh, Level.INSTANCE, Scope("1.2", "1.3"))
 
 
+@pytest.mark.parametrize("keys", [{}, {"Modality": "CT"}, {"PatientSex": "F"}])
+def test_a_page_of_all_instances_is_read_in_its_order_and_only_instances_of_equal_series_are_sorted(fresh, keys):
+    plan = plan_for(fresh, Level.INSTANCE, **keys)
+    assert "SCAN series USING INDEX series_by_order" in plan
+    assert "SEARCH instance USING INDEX instance_by_order (series=?)" in plan
+    assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+@pytest.mark.parametrize("keys", [{"PatientID": "A"}, {"SOPInstanceUID": "1.2"}, {"StudyInstanceUID": "1.2"}])
+def test_instances_of_a_selective_key_are_found_without_a_scan(fresh, keys):
+    assert "SCAN series" not in plan_for(fresh, Level.INSTANCE, **keys)
+
+
 @pytest.mark.parametrize("level", Level)
 def test_a_search_is_one_statement_however_many_it_finds(tmp_path, level):
     statements = []
