@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.attributes import ATTRIBUTES, Returned, by_keyword
@@ -34,6 +34,9 @@ def test_what_is_written_is_read_again(row):
     assert read_attributes(attributes_text(attributes, *levels)) == attributes
 
 
+@example(
+    ((Level.SERIES,), {"0008103E": {"vr": "LO", "Value": ['a, b,\nc,\rd,"']}, "00080070": {"vr": "LO", "Value": ["e"]}})
+)
 @given(rows())
 def test_the_lines_are_the_elements_that_are_returned_by_default(row):
     levels, attributes = row
