@@ -22,7 +22,6 @@ from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
 from gateway.dicomweb.wado import frame_numbers, native_frame
 from gateway.http import Stream, in_thread, session_of
-from gateway.pixels.icons import icon, icon_kind
 from gateway.pixels.kept import Kept
 from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
 from gateway.pixels.summary import Summary
@@ -141,7 +140,7 @@ def _draw(session: Session, renderer: Renderer, document: Document, wanted: Want
     table = FrameTable(document.frame_table)
     try:
         if options.is_thumbnail and not (table.number_of_frames and summary.may_be_shown):
-            return icon(icon_kind(orjson.loads(summary.common)), options)
+            return _icon(summary, options)
         if not table.number_of_frames:
             raise NotAcceptable("The instance has no picture")
         with session.open(document.instance) as stored:
@@ -154,12 +153,19 @@ def _draw(session: Session, renderer: Renderer, document: Document, wanted: Want
         except Undecodable:
             if not options.is_thumbnail:
                 raise
-            return icon(icon_kind(orjson.loads(summary.common)), options)
+            return _icon(summary, options)
         renderer.pictures.put(wanted.key, picture, len(picture))
         return picture
     finally:
         kind = "thumbnail" if options.is_thumbnail else "rendered"
         metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
+
+
+def _icon(summary: Summary, options: RenderOptions) -> bytes:
+    """The drawing that stands for an instance. Pillow is loaded for the first one only."""
+    from gateway.pixels.icons import icon, icon_kind  # noqa: PLC0415
+
+    return icon(icon_kind(orjson.loads(summary.common)), options)
 
 
 def _summary(renderer: Renderer, document: Document) -> Summary:

@@ -6,7 +6,6 @@ import struct
 from dataclasses import replace
 
 import numpy as np
-from rle.rle import decode_segment
 
 from gateway.pixels.description import PixelDescription, PixelKind
 from gateway.pixels.native import Pixels, stored_values
@@ -55,6 +54,8 @@ def _segments(frame: bytes) -> list[bytes]:
 def _plane(segment: bytes, plane_bytes: int) -> Pixels:
     if len(segment) * _LARGEST_RATIO < plane_bytes:
         raise Undecodable("The frame is truncated")
+    from rle.rle import decode_segment  # noqa: PLC0415 - it is slow to load, and most pictures do without it
+
     try:
         plane = np.frombuffer(decode_segment(segment), np.uint8)
     except ValueError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from functools import partial
 
 import httpx
@@ -190,3 +192,9 @@ def test_the_middle_frame_is_the_picture_of_its_number(archive, here):
     assert (middle.content, middle.headers["etag"]) == (by_number.content, by_number.headers["etag"])
     assert here.get(f"{url}/frames/7/rendered").headers["etag"] != middle.headers["etag"]
     assert here.get(f"{url}/frames/13/rendered", **{"If-None-Match": "*"}).status_code == 404
+
+
+def test_nothing_that_draws_is_loaded_before_the_first_icon():
+    program = "import sys, gateway.dicomweb.rendered; print('gateway.pixels.icons' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
