@@ -34,6 +34,10 @@ from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, 
 DOCUMENTS_AT_ONCE = 64
 
 _FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constants
+_SELECT_DOCUMENT = (
+    f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
+    f"FROM {INSTANCE_TABLES} JOIN document ON document.instance = instance.id"
+)
 _CHANGES = (
     "SELECT sequence, kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at FROM change "
     "WHERE sequence > ? ORDER BY sequence LIMIT ?"
@@ -104,6 +108,10 @@ class SqliteIndex:
         """See ``Index.documents``. No statement stays open between two of them, so a slow reader holds up nothing;
         each series is read as it is when its turn comes.
         """
+        if scope.sop_instance_uid:
+            condition, parameters = scope_condition(scope)
+            yield from map(_document, self._rows(f"{_SELECT_DOCUMENT} WHERE {condition}", parameters))
+            return
         condition, parameters = scope_condition(Scope(scope.study_instance_uid, scope.series_instance_uid))
         series = self._rows(
             f"SELECT series.id FROM series JOIN study ON series.study = study.id WHERE {condition} "  # noqa: S608 - constants
@@ -111,23 +119,20 @@ class SqliteIndex:
             parameters,
         )
         for (series_id,) in series:
-            yield from self._documents_of_series(series_id, scope.sop_instance_uid)
+            yield from self._documents_of_series(series_id)
 
-    def _documents_of_series(self, series_id: int, sop_instance_uid: str) -> Iterator[Document]:
+    def _documents_of_series(self, series_id: int) -> Iterator[Document]:
         place: tuple[Any, str] = (-(1 << 63), "")
-        only, uids = (" AND instance.sop_instance_uid = ?", [sop_instance_uid]) if sop_instance_uid else ("", [])
         text = (
-            f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, "  # noqa: S608 - constants
-            f"{INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} JOIN document ON document.instance = instance.id "
-            f"WHERE instance.series = ? AND (instance.instance_order, instance.sop_instance_uid) > (?, ?){only} "
+            f"{_SELECT_DOCUMENT} WHERE instance.series = ? "
+            "AND (instance.instance_order, instance.sop_instance_uid) > (?, ?) "
             "ORDER BY instance.instance_order, instance.sop_instance_uid LIMIT ?"
         )
-        while rows := self._rows(text, [series_id, *place, *uids, DOCUMENTS_AT_ONCE]):
-            for order, metadata, frame_table, bulk, *identity in rows:
-                instance = Instance(*identity)
-                places = {path: BulkValue(*value) for path, value in orjson.loads(bulk).items()}
-                yield Document(instance, metadata, frame_table, places)
-                place = (order, instance.sop_instance_uid)
+        while rows := self._rows(text, [series_id, *place, DOCUMENTS_AT_ONCE]):
+            for row in rows:
+                document = _document(row)
+                yield document
+                place = (row[0], document.instance.sop_instance_uid)
             if len(rows) < DOCUMENTS_AT_ONCE:
                 return
 
@@ -158,6 +163,13 @@ class SqliteIndex:
     def _rows(self, text: str, parameters: Sequence[Any]) -> list[Any]:
         with self._readers.connection() as connection:
             return connection.execute(text, parameters).fetchall()
+
+
+def _document(row: Sequence[Any]) -> Document:
+    """A row of ``_SELECT_DOCUMENT``."""
+    _, metadata, frame_table, bulk, *identity = row
+    places = {path: BulkValue(*value) for path, value in orjson.loads(bulk).items()}
+    return Document(Instance(*identity), metadata, frame_table, places)
 
 
 def _prepare(open_connection: Callable[[], Connection], busy_seconds: float) -> None:
