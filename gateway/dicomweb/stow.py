@@ -39,6 +39,8 @@ MAXIMUM_IN_FLIGHT = 8
 """Parts of one request that are stored at the same time, so that they can share commits (D14)."""
 GATHER_BYTES = 1 << 20
 """Of a part, before it is worth a change of threads."""
+COPIED_PIECE_BYTES = 4 << 10
+"""A piece smaller than this is copied; of a larger one the chunk is kept that it came in."""
 SMALL_PART_BYTES = 16 << 10
 """A part up to here is hashed on the loop: junk is refused without a thread."""
 
@@ -155,6 +157,34 @@ async def _many_parts(request: Request, parser: MultipartParser) -> AsyncGenerat
         raise errors.BadRequest("The body holds no parts")
 
 
+class Gathered:
+    """Bytes that wait for a thread: views of the chunks that they came in, without a copy.
+
+    Small ones are copied together, so that a body in tiny chunks costs no more memory than its bytes.
+    """
+
+    __slots__ = ("_pieces", "size_bytes")
+
+    def __init__(self) -> None:
+        self._pieces: list[memoryview | bytearray] = []
+        self.size_bytes = 0
+
+    def add(self, view: memoryview) -> None:
+        """Append bytes."""
+        self.size_bytes += len(view)
+        if len(view) >= COPIED_PIECE_BYTES:
+            self._pieces.append(view)
+        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
+            last += view
+        else:
+            self._pieces.append(bytearray(view))
+
+    def write_to(self, spool: Spool) -> None:
+        """Write all of it. Raises what the spool raises."""
+        for piece in self._pieces:
+            spool.write(piece)
+
+
 class Part:
     """One instance on its way: bytes gather here, and go to the spool in a thread, one write at a time.
 
@@ -165,7 +195,7 @@ class Part:
         self._spool = spool
         self._lock = threading.Lock()
         self._is_dropped = False
-        self._gathered = bytearray()
+        self._gathered = Gathered()
         self._writing: asyncio.Task[None] | None = None
         self.error: GatewayError | None = None
         if content_type and parse_media_type(content_type)[0] != DICOM:
@@ -175,10 +205,10 @@ class Part:
         """Take bytes; they are ignored once something is wrong with the part."""
         if self.error is not None:
             return
-        self._gathered += view
-        if len(self._gathered) >= GATHER_BYTES:
+        self._gathered.add(view)
+        if self._gathered.size_bytes >= GATHER_BYTES:
             await self.settle()
-            gathered, self._gathered = self._gathered, bytearray()
+            gathered, self._gathered = self._gathered, Gathered()
             self._writing = asyncio.create_task(in_thread(self._write, gathered))
 
     async def settle(self) -> None:
@@ -187,18 +217,18 @@ class Part:
             await self._writing
             self._writing = None
 
-    def _write(self, gathered: bytearray) -> None:
+    def _write(self, gathered: Gathered) -> None:
         with self._lock:
             if not self._is_dropped:
                 self._spool_bytes(gathered)
         if self._is_dropped:
             self.drop()
 
-    def _spool_bytes(self, gathered: bytearray) -> None:
+    def _spool_bytes(self, gathered: Gathered) -> None:
         if self.error is not None:
             return
         try:
-            self._spool.write(gathered)
+            gathered.write_to(self._spool)
         except GatewayError as error:
             self.error = error.with_traceback(None)
 
@@ -206,8 +236,8 @@ class Part:
         """The failure of a part that cannot be stored, if that can be said without a thread."""
         if self._writing is not None:
             return None
-        if self.error is None and len(self._gathered) <= SMALL_PART_BYTES:
-            gathered, self._gathered = self._gathered, bytearray()
+        if self.error is None and self._gathered.size_bytes <= SMALL_PART_BYTES:
+            gathered, self._gathered = self._gathered, Gathered()
             self._spool_bytes(gathered)
             try:
                 self._spool.finish()
@@ -225,7 +255,7 @@ class Part:
                 return None
             with self._spool:
                 self._spool_bytes(self._gathered)
-                self._gathered = bytearray()
+                self._gathered = Gathered()
                 if self.error is not None:
                     return failure_of(self.error, self._spool)
                 try:
@@ -236,7 +266,7 @@ class Part:
     def drop(self) -> None:
         """Let go of the bytes and the file, at once or when the thread that is at work on them has ended."""
         self._is_dropped = True
-        self._gathered = bytearray()
+        self._gathered = Gathered()
         if self._lock.acquire(blocking=False):
             try:
                 self._spool.close()
