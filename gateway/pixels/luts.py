@@ -24,6 +24,7 @@ Values = NDArray[np.float64]
 
 _STRIP_VALUES = 1 << 17
 _KEPT_TABLES = 64
+_TABLE_STEP = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def grey(values: Pixels, description: PixelDescription, window: Window | None = 
         is_inverted=description.is_inverted,
     )
     if _has_table(values):
-        return _looked_through(_table(scale, values.dtype.str), values)
+        return _looked_through(_table(scale, values.dtype.str, *_range(values, voi)), values)
     greys = np.zeros(values.shape, np.uint8)
     for strip, result in zip(_strips(values), _strips(greys), strict=True):
         result[:] = _greys(strip.astype(np.float64), scale)
@@ -179,9 +180,27 @@ def _all_values(dtype: str) -> Pixels:
     return unsigned.view(dtype)
 
 
+def _range(values: Pixels, voi: Window | Lut | Limits) -> tuple[int, int]:
+    """The lowest value and the one beyond the highest that a table is made for, in steps so that frames share it.
+
+    All values for a VOI LUT, whose first input cannot be told from some. A table of all 16-bit values takes longer
+    than any other step of a picture.
+    """
+    whole = np.iinfo(values.dtype)
+    if whole.bits == 8 or isinstance(voi, Lut):
+        return int(whole.min), int(whole.max) + 1
+    low, high = int(values.min()), int(values.max())
+    return low - low % _TABLE_STEP, high - high % _TABLE_STEP + _TABLE_STEP
+
+
 @lru_cache(_KEPT_TABLES)
-def _table(scale: Grayscale, dtype: str) -> Greys:
-    return _greys(_all_values(dtype).astype(np.float64), scale)
+def _table(scale: Grayscale, dtype: str, low: int, high: int) -> Greys:
+    """The greys of the values from ``low`` to below ``high``, and black for others."""
+    stored = np.arange(low, high)
+    places = stored.astype(dtype).view(dtype.replace("i", "u"))
+    table = np.zeros(1 << (8 * places.itemsize), np.uint8)
+    table[places] = _greys(stored.astype(np.float64), scale)
+    return table
 
 
 @lru_cache(_KEPT_TABLES)
@@ -218,6 +237,8 @@ def _limits(values: Pixels, description: PixelDescription) -> Limits:
         if strip.size
     ]
     ends = [min(low for low, _ in found), max(high for _, high in found)] if found else [0.0, 0.0]
+    if found and _is_linear(values, description):
+        ends = sorted(end * description.rescale_slope + description.rescale_intercept for end in ends)
     if ends[0] == ends[1] and values.dtype.kind in "iu":
         ends = _stored_range(description)
         table = modality(np.array(ends), description.rescale_slope, description.rescale_intercept, None)
@@ -231,11 +252,18 @@ def _stored_range(description: PixelDescription) -> list[float]:
     return [0.0, math.ldexp(1, description.bits_stored) - 1]
 
 
-def _shown(strip: Pixels, description: PixelDescription) -> Values:
-    """The modality values of a strip, without padding and without what is no number."""
+def _is_linear(values: Pixels, description: PixelDescription) -> bool:
+    """Whether the ends of the stored values are those of the modality values."""
+    return description.modality_lut is None and values.dtype.kind in "iu"
+
+
+def _shown(strip: Pixels, description: PixelDescription) -> Pixels:
+    """The modality values of a strip, without padding and without what is no number; the stored ones if linear."""
     if description.padding is not None:
         low, high = description.padding
         strip = strip[(strip < low) | (strip > high)]
+    if _is_linear(strip, description):
+        return strip
     values = modality(
         strip.astype(np.float64), description.rescale_slope, description.rescale_intercept, description.modality_lut
     )

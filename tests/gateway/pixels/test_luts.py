@@ -81,6 +81,27 @@ def test_a_table_and_the_computation_for_wide_values_agree():
         assert np.array_equal(grey(wide, described(wide, "MONOCHROME1", **settings)), by_table)
 
 
+@pytest.mark.parametrize("dtype", ["i2", "u2"])
+@pytest.mark.parametrize(
+    "ends", [(0, 0), (0, 1023), (1023, 1024), (-1, 0), (-1024, -1023), (-(1 << 15), (1 << 16) - 1)]
+)
+@pytest.mark.parametrize("window", [Window(100, 3000), None])
+def test_a_table_holds_every_value_of_its_frame_and_no_more_is_needed(dtype, ends, window):
+    limits = np.iinfo(dtype)
+    values = np.clip(np.array([[*ends, sum(ends) // 2]]), limits.min, limits.max)
+    described_as = described(values.astype(dtype))
+    assert np.array_equal(
+        grey(values.astype(dtype), described_as, window), grey(values.astype("i4"), described_as, window)
+    )
+
+
+def test_the_first_input_of_a_voi_lut_does_not_depend_on_the_values_of_the_frame():
+    table = {"00283002": element("US", 4, (1 << 16) - 2, 16), "00283006": element("US", 0, 21845, 43690, 65535)}
+    lut = {"t00283010": sequence(table)}
+    assert greys([-3, -2, -1, 0, 1, 2], **lut) == [0, 0, 85, 170, 255, 255]
+    assert greys([0, 1, 2], **lut) == [170, 255, 255]
+
+
 def test_a_negative_slope_turns_the_order_around():
     plain = greys([0, 50, 100], t00281053=element("DS", 2), t00281052=element("DS", -7))
     turned = greys([0, 50, 100], t00281053=element("DS", -2), t00281052=element("DS", 7))
