@@ -80,27 +80,42 @@ def root_url(request: HTTPConnection) -> str:
     decides nothing beyond which spelling of loopback is used, so a forged one changes no link (H11).
     """
     settings = http_settings(request)
-    if settings.public_url:
-        return settings.public_url.rstrip("/")
-    forwarded = _forwarded(request.headers, request.client.host if request.client else "", settings.trusted_proxies)
-    if forwarded:
-        return forwarded
-    server = request.scope.get("server") or (settings.host, settings.port)
-    host = request.headers.get("host", "")
+    scope = request.scope
+    headers = request.headers
+    return _root_url(
+        settings.public_url,
+        settings.trusted_proxies,
+        scope["client"][0] if scope.get("client") else "",
+        (headers.get("x-forwarded-proto", "http"), headers.get("x-forwarded-host", "")),
+        scope.get("scheme", "http"),
+        tuple(scope.get("server") or (settings.host, settings.port)),
+        headers.get("host", ""),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _root_url(
+    public_url: str,
+    trusted_proxies: tuple[str, ...],
+    client: str,
+    forwarded: tuple[str, str],
+    scheme: str,
+    server: tuple[str, int],
+    host: str,
+) -> str:
+    if public_url:
+        return public_url.rstrip("/")
+    if trusted_proxies and _is_among(client, trusted_proxies):
+        proxy_scheme, proxy_host = (text.split(",")[0].strip() for text in forwarded)
+        proxy_host = proxy_host or host
+        if proxy_scheme in _SCHEMES and _HOST.fullmatch(proxy_host):
+            return f"{proxy_scheme}://{proxy_host}"
     match = _HOST.fullmatch(host)
-    if match and (_is_loopback(match["name"]) and _is_loopback(str(server[0]))):
+    if match and _is_loopback(match["name"]) and _is_loopback(server[0]):
         # dicomweb-client sends Host without the port
-        return f"{request.url.scheme}://{host if host != match['name'] else f'{host}:{server[1]}'}"
-    name = f"[{server[0]}]" if ":" in str(server[0]) else server[0]
-    return f"{request.url.scheme}://{name}:{server[1]}"
-
-
-def _forwarded(headers: Headers, client: str, trusted: Sequence[str]) -> str:
-    if not trusted or not _is_among(client, trusted):
-        return ""
-    scheme = headers.get("x-forwarded-proto", "http").split(",")[0].strip()
-    host = headers.get("x-forwarded-host", headers.get("host", "")).split(",")[0].strip()
-    return f"{scheme}://{host}" if scheme in _SCHEMES and _HOST.fullmatch(host) else ""
+        return f"{scheme}://{host if host != match['name'] else f'{host}:{server[1]}'}"
+    name = f"[{server[0]}]" if ":" in server[0] else server[0]
+    return f"{scheme}://{name}:{server[1]}"
 
 
 def _is_among(client: str, networks: Sequence[str]) -> bool:
