@@ -11,13 +11,12 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from mmap import mmap
 from typing import Any, NamedTuple
 
 import orjson
-from pydicom.datadict import dictionary_VR
 
+from storage.dictionary import dictionary_vr
 from storage.errors import NotDicom, TooComplex
 from storage.model import BulkValue, JsonElement
 from storage.recent import MAXIMUM_RECENT_ELEMENTS, MAXIMUM_RECENT_VALUE_BYTES, RecentElements, RecentTable
@@ -156,19 +155,6 @@ def inflate_header(buffer: Buffer, start: int) -> tuple[bytes, int]:
     if not inflater.eof and not header:
         raise NotDicom("The deflated Data Set is damaged")
     return bytes(header), total_bytes
-
-
-@lru_cache(maxsize=8192)
-def dictionary_vr(tag: int) -> str:
-    """VR of a tag in an implicit VR Data Set; UN for what the dictionary does not know. PS3.6"""
-    if tag & 0xFFFF == 0:
-        return "UL"
-    if (tag >> 16) & 1:
-        return "LO" if 0x0010 <= (tag & 0xFFFF) <= 0x00FF else "UN"
-    try:
-        return dictionary_VR(tag)
-    except KeyError:
-        return "UN"
 
 
 def unambiguous_vr(vr: str, tag: int, *, is_signed: bool) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 
-from storage.dataset import dictionary_vr, is_signed_value, unambiguous_vr
+from storage.dataset import is_signed_value, unambiguous_vr
+from storage.dictionary import dictionary_vr
 from storage.errors import CorruptObject
 from storage.uids import TransferSyntax
 from storage.values import KNOWN_VRS, binary_word_bytes, little_endian

@@ -11,19 +11,17 @@ from base64 import b64encode
 from collections.abc import Callable
 from functools import lru_cache
 
-from pydicom import charset
-
+from storage.charsets import ENCODINGS, ESCAPES, STATEFUL
 from storage.model import JsonElement
 
 Buffer = bytes | bytearray | memoryview
 Encodings = tuple[str, ...]
 
-DEFAULT_ENCODINGS: Encodings = ("iso8859",)
+DEFAULT_ENCODINGS: Encodings = ("latin_1",)
 _PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _ESCAPE = b"\x1b"
 _PERSON_NAME_DELIMITERS = b"\\=^"
 _TEXT_DELIMITERS = b"\\\n\f\r\t"
-_LATIN = frozenset(("iso8859", "latin_1", "iso8859_1", "latin-1"))
 
 
 @lru_cache(maxsize=512)
@@ -33,8 +31,7 @@ def encodings_of(specific_character_set: bytes) -> Encodings:
     PS3.3 §C.12.1.1.2
     """
     terms = [term.strip() for term in specific_character_set.decode("ascii", "replace").strip("\0 ").split("\\")]
-    table = charset.python_encoding
-    return tuple(table.get(term) or table.get(_corrected(term)) or "utf_8" for term in terms)
+    return tuple(ENCODINGS.get(term) or ENCODINGS.get(_corrected(term)) or "utf_8" for term in terms)
 
 
 def _corrected(term: str) -> str:
@@ -49,7 +46,7 @@ def decode_text(raw: bytes, encodings: Encodings, delimiters: bytes = _TEXT_DELI
         return _decode_extended(raw, encodings, delimiters)
     if raw.isascii():
         return raw.decode("ascii")
-    return raw.decode("latin-1" if encodings[0] in _LATIN else encodings[0], "replace")
+    return raw.decode(encodings[0], "replace")
 
 
 def _decode_extended(raw: bytes, encodings: Encodings, delimiters: bytes) -> str:
@@ -62,10 +59,10 @@ def _decode_extended(raw: bytes, encodings: Encodings, delimiters: bytes) -> str
     text = [first.decode(encodings[0], "replace")]
     for part in escaped:
         length = 3 if part[:2] in (b"$)", b"$(") else 2
-        encoding = charset.CODES_TO_ENCODINGS.get(_ESCAPE + part[:length])
+        encoding = ESCAPES.get(part[:length])
         if encoding is None:
             text.append((_ESCAPE + part).decode(encodings[0], "replace"))
-        elif encoding in charset.handled_encodings:
+        elif encoding in STATEFUL:
             text.append((_ESCAPE + part).decode(encoding, "replace"))
         else:
             rest = part[length:]
