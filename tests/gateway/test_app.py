@@ -243,7 +243,7 @@ def test_the_dimse_process_loads_no_web_framework_and_no_decoder():
 def test_an_http_worker_loads_no_dimse_and_no_decoder():
     loaded = loaded_by(app.run_http, app.open_sessions, app.open_archive)
     assert {"gateway.asgi", "uvicorn"} <= loaded
-    assert not loaded & {"pynetdicom", "gateway.dimse", "gateway.dimse.server", "boto3", *DECODERS}
+    assert not loaded & {"pydicom", "numpy", "PIL", "pynetdicom", "gateway.dimse", "boto3", *DECODERS}
 
 
 def test_every_limit_of_the_dimse_room_is_a_setting_with_the_same_default():
