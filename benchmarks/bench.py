@@ -215,7 +215,7 @@ class Bench:
 def instances_of(server: Server, uids: SeriesUIDs) -> set[str]:
     """SOP Instance UIDs of a series, by QIDO-RS."""
     with server.connect() as connection:
-        rows = connection.get(f"{uids.path}/instances", JSON).rows()
+        rows = connection.get(f"{uids.path}/instances?limit=1000", JSON).rows()
     return {str(row["00080018"]["Value"][0]) for row in rows}
 
 

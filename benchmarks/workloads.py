@@ -235,7 +235,7 @@ def series_instances(bench: Bench, server: Server) -> Target:
     """All instances of the CT series."""
     uids = bench.base_ct(server)
     bench.check_series(server, uids)
-    return Target([f"{uids.path}/instances"], JSON)
+    return Target([f"{uids.path}/instances?limit=1000"], JSON)
 
 
 def _accepted(connection: Connection, path: str, accepts: Sequence[str], is_right: Callable[[Reply], bool]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,8 @@ from storage.errors import StorageUnavailable
 
 OLDEST_SQLITE = (3, 51, 3)
 BUSY_SECONDS = 10.0
-MMAP_BYTES = 256 << 20
-_CACHE_KIB = 16 * 1024
+READERS = 8
+_CACHE_KIB = 4 * 1024
 _WAL_BYTES = 64 << 20
 
 Connection: TypeAlias = sqlite3.Connection  # pysqlite3's has the same face
@@ -69,7 +70,6 @@ def connect(path: Path, factory: type[Connection] | None = None) -> Connection:
             "synchronous = FULL",
             "foreign_keys = ON",
             "trusted_schema = OFF",
-            f"mmap_size = {MMAP_BYTES}",
             f"cache_size = -{_CACHE_KIB}",
             f"journal_size_limit = {_WAL_BYTES}",
         ):
@@ -126,14 +126,15 @@ def translated() -> Iterator[None]:
 
 
 class Readers:
-    """Connections for reading: each is used by one thread at a time, and as many are kept as were needed at once.
+    """Connections for reading, at most ``READERS`` as each has a cache; each is used by one thread at a time.
 
-    Thread-safe. They cannot write.
+    Thread-safe. They cannot write. A block must not ask for a second one.
     """
 
     def __init__(self, open_connection: Callable[[], Connection]) -> None:
         self._open = open_connection
         self._idle: deque[Connection] = deque()
+        self._places = threading.Semaphore(READERS)
         self._is_closed = False
 
     @contextlib.contextmanager
@@ -141,7 +142,7 @@ class Readers:
         """One of them, for as long as the block takes; after an error it is not used again."""
         if self._is_closed:
             raise StorageUnavailable("The index is closed")
-        with translated():
+        with self._places, translated():
             connection = self._take()
             try:
                 yield connection

@@ -244,7 +244,7 @@ def test_a_bad_request_is_refused_with_its_reason(doors, name):
     with doors.logs("http.answered") as lines:
         found, answer = doors.post(body, content_type)
     assert (found, answer["reason"]) == (status, reason)
-    assert (lines[0]["status"], lines[0]["route"]) == (status, "/studies")
+    assert (lines[0]["status"], lines[0]["route"]) == (status, "/dicomweb/studies")
 
 
 def test_an_empty_instance_without_multipart_is_refused(doors):
