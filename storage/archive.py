@@ -15,6 +15,7 @@ from storage.errors import (
     Gone,
     IdentityMismatch,
     NotFound,
+    StorageUnavailable,
     StudyMismatch,
     UnsupportedTransferSyntax,
 )
@@ -80,10 +81,23 @@ class Archive:
             known = self._index.find(identity.sop_instance_uid)
         if known is not None and (known.digest, known.transfer_syntax_uid) == (entry.instance.digest, syntax.uid):
             entry = replace(entry, instance=known)
+            self._mend(known, spool)
         else:
             self._objects.put(entry.instance.key, spool)
         receipt = self._index.add(entry)
         return replace(receipt, warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])))
+
+    def _mend(self, known: Instance, spool: Spool) -> None:
+        """Put an object back that its row has lost: sending again is how a sender repairs an archive (R4, I1)."""
+        try:
+            is_whole = self._objects.size_bytes(known.key) == known.size_bytes
+        except NotFound:
+            is_whole = False
+        if is_whole:
+            return
+        if spool.object_bytes != known.size_bytes:
+            raise StorageUnavailable("The object of the instance is damaged", uid=known.sop_instance_uid)
+        self._objects.put(known.key, spool)
 
     def _reconcile(self, spool: Spool, identity: Identity, syntax: TransferSyntax) -> tuple[str, ...]:
         """Hold what was announced against the Data Set: a peer's word must be true, File Meta may be corrected."""
@@ -195,7 +209,11 @@ def _entry(
         transfer_syntax_uid=syntax.uid,
         digest=spool.digest,
         key=instance_key(
-            identity.study_instance_uid, identity.series_instance_uid, identity.sop_instance_uid, spool.digest
+            identity.study_instance_uid,
+            identity.series_instance_uid,
+            identity.sop_instance_uid,
+            syntax.uid,
+            spool.digest,
         ),
         size_bytes=spool.object_bytes,
         data_set_offset=len(spool.header),

@@ -39,7 +39,9 @@ MAXIMUM_ELEMENTS = 50_000
 MAXIMUM_DEPTH = 32
 MAXIMUM_KEPT_VALUE_BYTES = 64 << 10
 MAXIMUM_INLINE_BINARY_BYTES = 4 << 10
-MAXIMUM_FRAGMENTS = 1_000_000
+MAXIMUM_FRAGMENTS = 300_000
+MAXIMUM_FRAMES = 65_536
+MAXIMUM_PER_FRAME_JSON_BYTES = 256 << 20
 ELEMENTS_PER_FRAME = 256
 HEADER_BYTES_PER_FRAME = 8 << 10
 MAXIMUM_INFLATED_BYTES = 512 << 20
@@ -403,7 +405,7 @@ class _Walk:
         """Let Per-Frame Functional Groups grow with the frames that the image declares and has bytes for (D10)."""
         values = json.get("00280008", {}).get("Value") or [1]
         declared = values[0] if isinstance(values[0], int) else 1
-        frames = max(1, min(declared, (self.end - self.origin) // 64))
+        frames = max(1, min(declared, (self.end - self.origin) // 64, MAXIMUM_FRAMES))
         self.elements_left = max(self.elements_left, frames * ELEMENTS_PER_FRAME)
         self.header_bytes_left = max(self.header_bytes_left, frames * HEADER_BYTES_PER_FRAME)
 
@@ -416,6 +418,7 @@ class _Walk:
         """
         path, encodings, depth, is_implicit = place
         unpack = _LE_ITEM if self.transfer_syntax.is_little_endian or is_implicit else _BE_ITEM
+        json_bytes = 0
         while at < end:
             group, element, length = unpack(self.buffer, at)
             tag = group << 16 | element
@@ -436,7 +439,15 @@ class _Walk:
             stopped = self._data_set(item, at, item_end, inner)
             at = stopped if length == _UNDEFINED else item_end
             ordered = _ascending(item)
-            items.append(orjson.Fragment(orjson.dumps(ordered)) if as_bytes else ordered)
+            if not as_bytes:
+                items.append(ordered)
+                continue
+            # A copy has its exact length; what orjson returns keeps some 4 KiB to spare.
+            text = bytes(memoryview(orjson.dumps(ordered)))
+            json_bytes += len(text)
+            if len(items) >= MAXIMUM_FRAMES or json_bytes > MAXIMUM_PER_FRAME_JSON_BYTES:
+                raise TooComplex("The functional groups pass a limit of the reader")
+            items.append(orjson.Fragment(text))
         if is_delimited:
             raise NotDicom("A sequence has no end")
         return at

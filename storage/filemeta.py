@@ -33,7 +33,7 @@ class Announcement:
 
 
 def _uid_element(element: int, uid: str) -> bytes:
-    value = uid.encode("ascii")
+    value = uid.encode("ascii", "replace")  # what a stranger said; only UIDs get as far as an object
     value += b"\0" * (len(value) & 1)
     return _SHORT.pack(0x0002, element, b"UI", len(value)) + value
 

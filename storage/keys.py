@@ -1,10 +1,11 @@
 """Where every byte lives: the keys of objects. The only place that makes one.
 
-A key is ``v1/default/{study}/{series}/{sop instance}.{digest}.dcm``: every part validated, the digest of the Data Set
-in it, so that two contents never share a key and nothing is ever overwritten (R2). The instance and its digest are
-one segment, not a folder and a file: a folder for each instance would cost a file system an inode, a block and a
-directory sync per image, and the prefix ``{sop instance}.`` still lists all that was received for it (R4). A row keeps
-its key, so this rule can change without touching what is stored. ``default`` is the archive's partition.
+A key is ``v1/default/{study}/{series}/{sop instance}_{transfer syntax}_{digest}.dcm``: every part validated, and with
+the digest of the Data Set all that an object is made of, so that two contents never share a key and nothing is ever
+overwritten by something else (R2); the same bytes may be sent under two transfer syntaxes, and then their headers
+differ. It is one segment, not a folder and a file: a folder for each instance would cost a file system an inode, a
+block and a directory sync per image, and the prefix ``{sop instance}_`` still lists all that was received for it (R4).
+A row keeps its key, so this rule can change without touching what is stored. ``default`` is the archive's partition.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 INSTANCES = "v1/default/"
 
 
-def instance_key(study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, digest: str) -> str:
+def instance_key(
+    study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, digest: str
+) -> str:
     """The key of an instance's object. Raises InvalidInstance for anything but UIDs and a SHA-256 in hex."""
     if not _DIGEST.fullmatch(digest):
         raise InvalidInstance("The digest is no SHA-256")
     study = checked_uid(study_instance_uid, "0020000D")
     series = checked_uid(series_instance_uid, "0020000E")
     sop_instance = checked_uid(sop_instance_uid, "00080018")
-    return f"{INSTANCES}{study}/{series}/{sop_instance}.{digest}.dcm"
+    transfer_syntax = checked_uid(transfer_syntax_uid, "00020010")
+    return f"{INSTANCES}{study}/{series}/{sop_instance}_{transfer_syntax}_{digest}.dcm"
 
 
 def is_key(key: str) -> bool:
@@ -34,8 +38,8 @@ def is_key(key: str) -> bool:
     if not key.startswith(INSTANCES) or len(parts) != 3:
         return False
     study, series, name = parts
-    sop_instance, _, digest = name.removesuffix(".dcm").rpartition(".")
+    instance = name.removesuffix(".dcm").split("_")
     try:
-        return instance_key(study, series, sop_instance, digest) == key
+        return len(instance) == 3 and instance_key(study, series, *instance) == key
     except InvalidInstance:
         return False

@@ -155,7 +155,10 @@ class Spool:
         if self.size_bytes == 0:
             raise NotDicom("There is no Data Set")
         if self.path is not None and self._map is None:
-            self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+            try:
+                self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+            except OSError as error:
+                raise StorageUnavailable("The spool cannot be read") from error
 
     def announce(self, announcement: Announcement) -> None:
         """Correct what File Meta said by what the Data Set says, where a sloppy writer let them differ.
@@ -170,6 +173,7 @@ class Spool:
             self._drop_file()
             return
         old_fd, old_path = self._fd, self.path
+        self._fd, self.path, self._map = -1, None, None
         try:
             self._move_to_file()
             write_all(self._fd, memoryview(old)[offset:])
@@ -198,11 +202,13 @@ class Spool:
         if self.path is None:
             fd, path = waiting_file(self._directory)
             try:
-                write_all_of(fd, (self.header, self._in_memory()))
+                write_all_of(fd, [memoryview(piece) for piece in self.pieces()])
             except OSError:
                 os.close(fd)
                 path.unlink(missing_ok=True)
                 raise
+            if self._fd >= 0:
+                os.close(self._fd)
             self._fd, self.path = fd, path
         begin_write_back(self._fd)
 
@@ -255,7 +261,12 @@ def waiting_file(directory: Path) -> tuple[int, Path]:
     """A new file that no sweep removes until it is closed: its descriptor and its path. Raises OSError."""
     path = directory / (os.urandom(12).hex() + SPOOL_SUFFIX)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise
     return fd, path
 
 

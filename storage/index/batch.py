@@ -274,6 +274,7 @@ class Batch:
         self._connection.execute(_INSERT_CHANGE, (kind, *uids, self._now))
 
     def _gain(self, study: _Study, series: _Series, instance: Instance, *, is_new_series: bool) -> None:
+        modalities = _modalities(series.attributes)
         gain = self._gains.get(study.id)
         if gain is None:
             gain = self._gains[study.id] = _Gain(set(unpack(study.modalities)), set(unpack(study.sop_classes)))
@@ -281,7 +282,7 @@ class Batch:
         gain.series += is_new_series
         gain.instances_of_series[series.id] = gain.instances_of_series.get(series.id, 0) + 1
         gain.sop_classes.add(instance.sop_class_uid)
-        gain.modalities.update(_modalities(series.attributes))
+        gain.modalities.update(modalities)
 
     def settle(self) -> None:
         """Tell parents what they gained."""

@@ -18,6 +18,7 @@ from storage.spool import Spool
 
 _FOLDER_MODE = 0o750
 _REMEMBERED_FOLDERS = 10_000
+_SYNCED_PARENTS = 3  # of the root: whoever made the data folder did not wait for the disk
 
 
 class FileBlob:
@@ -70,7 +71,8 @@ class FilesystemObjectStore:
         self.spool_directory = root / "incoming"
         try:
             self.spool_directory.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
-            _sync_folder(root)
+            for folder in (root, *root.resolve().parents[:_SYNCED_PARENTS]):
+                _sync_folder(folder)
         except OSError as error:
             raise StorageUnavailable("The folder of the archive cannot be made") from error
 

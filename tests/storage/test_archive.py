@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 
 import pytest
@@ -30,7 +31,7 @@ from storage.spool import MEMORY_BYTES
 from tests.fix_archive import keep, keep_announced, open_archive
 from tests.fix_faults import Failing
 from tests.storage.test_dataset import deflated
-from tests.synthetic import DEFLATED, IMPLICIT, data_set, element, image
+from tests.synthetic import DEFLATED, IMPLICIT, data_set, element, image, implicit_element
 
 SCOPE = Scope("1.2.3", "1.2.3.4", "1.2.3.4.5")
 
@@ -80,6 +81,32 @@ def test_the_same_instance_in_another_transfer_syntax_is_a_variant(archive):
     keep(archive, image())
     assert keep(archive, deflated(image()), syntax=DEFLATED).outcome is Outcome.VARIANT
     assert archive.document(SCOPE).instance.transfer_syntax_uid != DEFLATED
+
+
+def test_the_same_bytes_under_another_transfer_syntax_are_another_object(archive):
+    content = implicit_content()
+    keep(archive, content, syntax=IMPLICIT)
+    assert keep(archive, content).outcome is Outcome.VARIANT
+    assert stored_bytes(archive) == content
+    instance = archive.document(SCOPE).instance
+    with archive.open(instance) as stored:
+        assert sum(map(len, stored.object_chunks())) == instance.size_bytes
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_sending_again_puts_a_lost_object_back(archive, tmp_path, damage):
+    path = tmp_path / "archive" / "objects" / keep(archive, image()).instance.key
+    if damage == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, 100)
+    assert keep(archive, image()).outcome is Outcome.DUPLICATE
+    assert stored_bytes(archive) == image()
+
+
+def test_file_meta_that_is_no_ascii_is_corrected_too(archive):
+    assert keep(archive, image(), sop="1.2.3\xff4").outcome is Outcome.STORED
+    assert stored_bytes(archive) == image()
 
 
 def test_a_peer_that_announces_another_instance_is_refused(archive, tmp_path):
@@ -204,10 +231,8 @@ def test_a_missing_object_is_damage_and_not_absence(archive, tmp_path):
         archive.open(receipt.instance)
 
 
-def test_an_implicit_instance_leaves_as_explicit(archive):
-    from tests.synthetic import implicit_element
-
-    content = b"".join(
+def implicit_content():
+    return b"".join(
         (
             implicit_element(0x00080016, "1.2.840.10008.5.1.4.1.1.7"),
             implicit_element(0x00080018, "1.2.3.4.5"),
@@ -216,7 +241,10 @@ def test_an_implicit_instance_leaves_as_explicit(archive):
             implicit_element(0x00280010, b"\2\0"),
         )
     )
-    keep(archive, content, syntax=IMPLICIT)
+
+
+def test_an_implicit_instance_leaves_as_explicit(archive):
+    keep(archive, implicit_content(), syntax=IMPLICIT)
     with archive.open(archive.document(SCOPE).instance) as stored:
         assert b"\x28\0\x10\0US\2\0\2\0" in b"".join(stored.explicit_chunks())
 

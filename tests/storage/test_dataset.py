@@ -215,6 +215,12 @@ def test_functional_groups_without_frames_have_no_budget_of_their_own():
         read(raw)
 
 
+def test_functional_groups_that_lie_about_their_frames_cost_little_memory():
+    raw = data_set(extra=(element(0x00280008, "IS", "99999999"), sequence(0x52009230, *([item(b"")] * 500_000))))
+    _, peak = costs(raw)
+    assert peak < 64 << 20
+
+
 def deflated(raw: bytes) -> bytes:
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return deflater.compress(raw) + deflater.flush()

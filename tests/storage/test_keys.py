@@ -13,7 +13,7 @@ DIGEST = "0123456789abcdef" * 4
 component = st.integers(0, 10**6).map(str)
 uids = st.lists(component, min_size=1, max_size=6).map(".".join)
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
-parts = st.tuples(uids, uids, uids, digests)
+parts = st.tuples(uids, uids, uids, uids, digests)
 
 HOSTILE = [
     "../../../etc/cron.d/x",
@@ -55,9 +55,9 @@ def test_a_key_stays_below_its_prefix(one):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_what_is_no_uid_gets_no_key(text, place):
-    uids = ["1.2.3", "1.2.4", "1.2.5"]
+    uids = ["1.2.3", "1.2.4", "1.2.5", "1.2.6"]
     uids[place] = text
     with pytest.raises(InvalidInstance):
         instance_key(*uids, DIGEST)
@@ -66,7 +66,7 @@ def test_what_is_no_uid_gets_no_key(text, place):
 @pytest.mark.parametrize("text", ["", "x" * 64, DIGEST.upper(), DIGEST[:-1], "../" + DIGEST[3:]])
 def test_what_is_no_digest_gets_no_key(text):
     with pytest.raises(InvalidInstance):
-        instance_key("1.2", "1.3", "1.4", text)
+        instance_key("1.2", "1.3", "1.4", "1.5", text)
 
 
 @pytest.mark.parametrize("text", ["", "v1/default/", "v1/default/1/2/3.dcm", "/etc/passwd", "v1/default/../x/1.dcm"])

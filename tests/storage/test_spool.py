@@ -90,6 +90,28 @@ def test_a_disk_that_refuses_is_unavailable(tmp_path):
         spool.write(LARGE)
 
 
+def test_a_correction_that_the_disk_refuses_closes_no_file_of_others(tmp_path, monkeypatch):
+    spool = collected(tmp_path, [LARGE])
+    closed = []
+    with monkeypatch.context() as patch:
+        real = os.close
+
+        def traced(fd):
+            closed.append(fd)
+            real(fd)
+
+        def refused(_):
+            raise OSError(28, "full")
+
+        patch.setattr(os, "close", traced)
+        patch.setattr("storage.spool.waiting_file", refused)
+        with pytest.raises(StorageUnavailable):
+            spool.announce(Announcement(CT, "1.2.3.4.5.6", EXPLICIT))
+        spool.close()
+    assert len(closed) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_closing_twice_is_no_error(tmp_path):
     spool = collected(tmp_path, [LARGE])
     spool.close()
