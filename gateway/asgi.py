@@ -9,17 +9,21 @@ from starlette.responses import Response
 from gateway.dicomweb.rendered import Renderer
 from gateway.dicomweb.responses import NO_SNIFF, error_response
 from gateway.dicomweb.routes import routes as dicomweb_routes
-from gateway.http import AccessLog, Cors, Sessions
+from gateway.http import AccessLog, Cors, Sessions, check_host
 from gateway.routing import Router
 from gateway.settings import Settings
 from gateway.web.routes import routes as web_routes
 
-_REASONS = {404: "There is no such resource", 405: "The method is not allowed here"}
+_REASONS = {
+    404: "There is no such resource",
+    405: "The method is not allowed here",
+    421: "This Host is not known: name it in http.public_url, or its proxy in http.trusted_proxies",
+}
 
 
 def application(settings: Settings, sessions: Sessions, pool: Renderer) -> AccessLog:
     """All web doors over one archive. Nothing in it keeps state between requests."""
-    router = Router((*web_routes(), *dicomweb_routes()), _error)
+    router = Router((*web_routes(), *dicomweb_routes()), _error, check_host)
     router.state.settings = settings
     router.state.sessions = sessions
     router.state.pool = pool

@@ -17,6 +17,8 @@ from uvicorn.server import ServerState
 from gateway.metrics import LIMITS_HIT
 from gateway.settings import HttpSettings
 
+_MAXIMUM_UNHEARD_BYTES = 1 << 20  # of chunk headers and trailers between two pieces of a body
+_FAREWELL_SECONDS = 2.0
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -38,6 +40,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._header_bytes = 0
         self._body_started = 0.0
         self._body_heard = 0.0
+        self._unheard_bytes = 0
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._unread_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time of the first header."""
@@ -47,14 +52,50 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
         self._disarm()
+        self._forget_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The peer does not take what is sent: it has a while to go on, and must take something in each."""
+        super().pause_writing()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(self._settings.body_idle_seconds, self._look_at_unread)
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._forget_unread()
+        super().resume_writing()
+
+    def _look_at_unread(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left >= self._unread_bytes:
+            LIMITS_HIT.labels("http.body_idle_seconds").inc()
+            self.transport.abort()
+            return
+        self._unread_bytes = left
+        self._unread_timer = self.loop.call_later(self._settings.body_idle_seconds, self._look_at_unread)
+
+    def _forget_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field; those behind a chunked body are dropped, as nobody here reads trailers."""
+        if self._is_in_header:
+            super().on_header(name, value)
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a header; the time of a later header starts with its first byte."""
         if self._is_in_header:
             self._header_bytes += len(data)
+        else:
+            self._unheard_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
+            return
+        if not self._is_in_header and self._unheard_bytes > _MAXIMUM_UNHEARD_BYTES:
+            self._give_up("http.maximum_header_bytes")
             return
         if self._is_in_header and self._header_bytes > self._settings.maximum_header_bytes:
             self.transport.write(_TOO_LARGE)
@@ -74,13 +115,14 @@ class BoundedHttp(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Note that the body goes on."""
         self._body_heard = self.loop.time()
+        self._unheard_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole; whatever comes next is another header."""
         self._disarm()
         self._is_in_header = True
-        self._header_bytes = 0
+        self._header_bytes = self._unheard_bytes = 0
         super().on_message_complete()
 
     def _look_at_body(self) -> None:
@@ -106,6 +148,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._disarm()
         with contextlib.suppress(OSError):
             self.transport.close()
+        self.loop.call_later(_FAREWELL_SECONDS, self.transport.abort)
 
     def _arm(self, seconds: float, act: Callable[[], None]) -> None:
         self._timer = self.loop.call_later(seconds, act)

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from typing import ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -25,6 +27,7 @@ from gateway.logs import new_request_id, request_id, timestamp, write_lines
 from gateway.security.actor import Actor
 from gateway.session import Session
 from gateway.settings import HttpSettings
+from storage.errors import Overloaded
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ FIRST_BYTES = 64 << 10
 LARGE_BYTES = 2 << 20
 _LOG_SECONDS = 0.1
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(?::[0-9]{1,5})?", re.ASCII)
+_HOST_CHARACTERS = 300
 _SCHEMES = ("http", "https")
 _EXPOSED = ("Content-Location", "Content-Range", "Content-Length", "ETag", "Warning", "Retry-After")
 _ALLOWED = ("Authorization", "Accept", "Range", "Content-Type", "If-None-Match")
@@ -55,6 +59,29 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     """
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_threads(), partial(context.run, function, *args, **kwargs))
+
+
+class Lane:
+    """A few threads of their own for slow work, so that it never takes those that everybody needs.
+
+    waiting: calls that may wait for a thread; one more raises Overloaded at once. For one event loop.
+    """
+
+    def __init__(self, threads: int, waiting: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._places = threads + waiting
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``in_thread``, in this lane."""
+        if self._places == 0:
+            raise Overloaded
+        self._places -= 1
+        try:
+            context = contextvars.copy_context()
+            call = partial(context.run, function, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        finally:
+            self._places += 1
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -86,11 +113,29 @@ def root_url(request: HTTPConnection) -> str:
         settings.public_url,
         settings.trusted_proxies,
         scope["client"][0] if scope.get("client") else "",
-        (headers.get("x-forwarded-proto", "http"), headers.get("x-forwarded-host", "")),
+        (headers.get("x-forwarded-proto", "http")[:16], headers.get("x-forwarded-host", "")[:_HOST_CHARACTERS])
+        if settings.trusted_proxies
+        else ("", ""),
         scope.get("scheme", "http"),
         tuple(scope.get("server") or (settings.host, settings.port)),
-        headers.get("host", ""),
+        headers.get("host", "")[:_HOST_CHARACTERS],
     )
+
+
+def check_host(request: HTTPConnection) -> None:
+    """Refuse a foreign Host on loopback: a web page whose name was pointed here could read the archive (421).
+
+    Loopback is open to every program of this machine, and a browser is one. A trusted proxy, and the name of the
+    public URL, are known. RFC 9110 §15.5.20
+    """
+    settings = http_settings(request)
+    server = request.scope.get("server") or (settings.host, 0)
+    client = request.scope.get("client") or ("", 0)
+    if not _is_loopback(server[0]) or _is_among(client[0], settings.trusted_proxies):
+        return
+    match = _HOST.fullmatch(request.headers.get("host", "localhost"))
+    if match is None or not (_is_loopback(match["name"]) or match["name"] == urlsplit(settings.public_url).hostname):
+        raise HTTPException(421)
 
 
 @lru_cache(maxsize=1024)
@@ -121,7 +166,7 @@ def _root_url(
 def _is_among(client: str, networks: Sequence[str]) -> bool:
     try:
         address = ipaddress.ip_address(client)
-        return any(address in ipaddress.ip_network(network, strict=False) for network in networks)
+        return bool(networks) and any(address in ipaddress.ip_network(network, strict=False) for network in networks)
     except ValueError:
         return False
 
@@ -167,9 +212,11 @@ class Stream(Response):
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the header, then the body as it comes."""
+        # Read before a word is said: what cannot be opened is an error, not an answer that breaks off (W24).
+        first = await in_thread(_batch, self._pieces, FIRST_BYTES)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         gone = asyncio.create_task(_disconnected(receive))
-        following = asyncio.create_task(in_thread(_batch, self._pieces, FIRST_BYTES))
+        following = asyncio.create_task(_already(first))
         try:
             while batch := await following:
                 following = asyncio.create_task(in_thread(_batch, self._pieces, LARGE_BYTES))
@@ -184,6 +231,10 @@ class Stream(Response):
                 await following
             if isinstance(self._pieces, Generator):
                 await in_thread(self._pieces.close)
+
+
+async def _already(batch: list[bytes]) -> list[bytes]:
+    return batch
 
 
 async def _disconnected(receive: Receive) -> None:

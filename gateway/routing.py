@@ -13,10 +13,11 @@ from types import SimpleNamespace
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Answer = Callable[[Request, Exception], Response]
+Guard = Callable[[Request], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,15 @@ class _Node:
 class Router:
     """An ASGI application of routes. Thread-safe, as nothing in it changes after it is made.
 
-    answer: makes the response of an error. A HEAD is a GET of which only the header is sent; a slash at the end is
-    accepted (G15, G16). ``state`` is what endpoints find in ``request.app.state``.
+    answer: makes the response of an error. guard: looks at each request first, and raises. A HEAD is a GET of which
+    only the header is sent; a slash at the end is accepted (G15, G16). ``state`` is what endpoints find in
+    ``request.app.state``.
     """
 
-    def __init__(self, routes: Iterable[Route], answer: Answer) -> None:
+    def __init__(self, routes: Iterable[Route], answer: Answer, guard: Guard | None = None) -> None:
         self._root = _Node()
         self._answer = answer
+        self._guard = guard
         self.state = SimpleNamespace()
         for route in routes:
             self._add(route)
@@ -97,18 +100,39 @@ class Router:
         method = scope["method"]
         endpoint = endpoints.get("GET" if method == "HEAD" else method)
         try:
-            if endpoint is None:
+            if self._guard is not None:
+                self._guard(request)
+            if endpoint is None and endpoints and method == "OPTIONS":
+                response = Response(status_code=204, headers=dict(_absent(endpoints).headers or {}))
+            elif endpoint is None:
                 raise _absent(endpoints)
-            response = await endpoint(request)
+            else:
+                response = await endpoint(request)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 - an edge: every fault becomes an answer and one log line
             response = self._answer(request, error)
         if method != "HEAD":
-            await response(scope, receive, send)
+            await self._send(response, request, receive, send)
             return
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _send(self, response: Response, request: Request, receive: Receive, send: Send) -> None:
+        """Send it; what fails before its first word becomes an answer of its own, later the connection breaks off."""
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await response(request.scope, receive, watched)
+        except Exception as error:
+            if has_begun:
+                raise
+            await self._answer(request, error)(request.scope, receive, send)
 
 
 def _absent(endpoints: Mapping[str, Endpoint]) -> HTTPException:

@@ -11,6 +11,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import orjson
@@ -20,14 +21,14 @@ from starlette.responses import Response
 from gateway import __version__, metrics
 from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
-from gateway.dicomweb.wado import frame_numbers, native_frame
-from gateway.http import Stream, in_thread, session_of
+from gateway.dicomweb.wado import MAXIMUM_FRAME_BYTES, frame_bytes, frame_numbers, native_frame
+from gateway.http import Lane, Stream, session_of
 from gateway.pixels.kept import Kept
 from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
 from gateway.pixels.summary import Summary
 from gateway.session import Session
 from storage.dicomjson import unpack_metadata
-from storage.errors import BadRequest, NotAcceptable, NotFound, Undecodable
+from storage.errors import BadRequest, NotAcceptable, NotFound, TooLarge, Undecodable
 from storage.frames import FrameTable
 from storage.model import Document, Instance, Scope
 from storage.stored import StoredDataSet
@@ -40,6 +41,8 @@ _PDF = "application/pdf"
 # Palette Color, Modality and VOI LUT Data. PS3.3 §C.7.6.3.1.6, §C.11.1, §C.11.2
 _LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/[0-9]+/00283006", re.ASCII)
 _MAXIMUM_LOOK_UP_TABLE_BYTES = 1 << 20
+RENDER_THREADS = 4
+RENDERS_WAITING = 64
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
 _ICC_PROFILES = frozenset(("", "no"))
@@ -60,12 +63,17 @@ class Renderer(Protocol):
 
 async def rendered(request: Request) -> Response:
     """A picture for people to look at, of a frame, an instance, or the middle of a series or study."""
-    return await in_thread(_picture, request, is_thumbnail=False)
+    return await _lane().run(_picture, request, is_thumbnail=False)
 
 
 async def thumbnail(request: Request) -> Response:
     """A small picture to choose by, without any patient identification; an icon where there is none to show (W19)."""
-    return await in_thread(_picture, request, is_thumbnail=True)
+    return await _lane().run(_picture, request, is_thumbnail=True)
+
+
+@cache
+def _lane() -> Lane:
+    return Lane(RENDER_THREADS, RENDERS_WAITING, "rendered")
 
 
 def _picture(request: Request, *, is_thumbnail: bool) -> Response:
@@ -143,6 +151,8 @@ def _draw(session: Session, renderer: Renderer, document: Document, wanted: Want
             return _icon(summary, options)
         if not table.number_of_frames:
             raise NotAcceptable("The instance has no picture")
+        if frame_bytes(table, wanted.number) > MAXIMUM_FRAME_BYTES:
+            raise TooLarge("The frame is larger than the limit")
         with session.open(document.instance) as stored:
             frame = native_frame(stored, document, table, wanted.number)
             metadata = _with_look_up_tables(summary.of_frame(wanted.number), document, stored)
@@ -153,7 +163,7 @@ def _draw(session: Session, renderer: Renderer, document: Document, wanted: Want
         except Undecodable:
             if not options.is_thumbnail:
                 raise
-            return _icon(summary, options)
+            picture = _icon(summary, options)
         renderer.pictures.put(wanted.key, picture, len(picture))
         return picture
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 import orjson
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 ROOT = "/dicomweb"
 ALIAS = "/dicom-web"
 RETRY_SECONDS = 10
+_ENTITY_TAG = re.compile(r'\*|(?:W/)?"[^"]*"')
 NO_SNIFF = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
 
@@ -93,8 +95,8 @@ def path_scope(request: Request) -> Scope:
 
 def is_unchanged(request: Request, etag: str) -> bool:
     """Whether the client already has this representation (G19). RFC 9110 §13.1.2"""
-    known = request.headers.get("if-none-match", "")
-    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in known.split(","))
+    known = ",".join(request.headers.getlist("if-none-match"))
+    return any(tag.removeprefix("W/") in (etag, "*") for tag in _ENTITY_TAG.findall(known))
 
 
 def not_modified(etag: str) -> Response:

@@ -5,6 +5,7 @@ Nothing here parses an object or holds a study: bodies are streams of ranges, re
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -35,7 +36,7 @@ from gateway.dicomweb.responses import (
 from gateway.http import Pieces, Stream, in_thread, session_of
 from gateway.session import Session
 from storage.dicomjson import unpack_metadata
-from storage.errors import BadRequest, NotFound
+from storage.errors import BadRequest, NotFound, TooLarge
 from storage.frames import FrameTable
 from storage.model import BulkValue, Document, Instance, Level
 from storage.stored import StoredDataSet
@@ -44,6 +45,7 @@ from storage.values import binary_word_bytes, little_endian
 
 PIXEL_DATA = "7FE00010"
 _MAXIMUM_FRAMES_ASKED = 10_000
+MAXIMUM_FRAME_BYTES = 512 << 20
 _BULK_PATH = re.compile(r"[0-9A-F]{8}(?:/[0-9]{1,6}/[0-9A-F]{8}){0,32}", re.ASCII)
 _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
 _PASSIVE = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; default-src 'none'"}
@@ -194,11 +196,15 @@ def _frames(request: Request) -> Response:
         raise NotFound("There is no such frame")
     offers = frame_offers(instance.transfer_syntax_uid, is_single=len(numbers) == 1, can_be_explicit=False)
     chosen = _negotiated(request, offers)
-    etag = f'"{instance.digest[:32]}-f{asked}-{chosen.is_multipart:d}"'
+    wanted = hashlib.sha256(asked.encode("ascii")).hexdigest()[:16]
+    etag = f'"{instance.digest[:32]}-f{wanted}-{chosen.is_multipart:d}"'
     if is_unchanged(request, etag):
         return not_modified(etag)
     url = resource_url(base_url(request), instance.scope)
     headers = {**PRIVATE, "ETag": etag}
+    largest_bytes = max(frame_bytes(table, number) for number in numbers)
+    if largest_bytes > MAXIMUM_FRAME_BYTES:
+        raise TooLarge("The frame is larger than the limit")
     if len(numbers) > 1:
         parts = _frame_parts(session, document, table, numbers, chosen.content_type, url)
         return _multipart(chosen.media_type, parts, headers)
@@ -211,6 +217,11 @@ def _frames(request: Request) -> Response:
     boundary = new_boundary()
     pieces = (part_begins(boundary, chosen.content_type, location), frame, PART_ENDS + body_ends(boundary))
     return Pieces(pieces, 200, headers, body_type(chosen.media_type, boundary))
+
+
+def frame_bytes(table: FrameTable, number: int) -> int:
+    """Length of a frame as it is stored; what has to fit into memory to be sent or drawn."""
+    return sum(end - start for start, end in table.ranges(number))
 
 
 def _frame_parts(
@@ -270,7 +281,7 @@ def _ranged(
     size_bytes = value.end - value.start
     first, last, status = 0, size_bytes, 200
     asked = request.headers.get("range", "")
-    if asked.startswith("bytes="):
+    if asked.startswith("bytes=") and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
         found = byte_range(asked, size_bytes)
         if found is None:
             return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size_bytes}"})

@@ -263,7 +263,7 @@ def test_a_compressed_body_is_not_unpacked(doors):
 def test_a_client_that_goes_away_within_its_body_leaves_nothing(doors):
     body = multipart(synthetic.part10(canary()))
     with doors.logs("http.answered"), doors_socket(doors) as client:
-        headers = f"Host: h\r\nContent-Type: {MULTIPART}\r\nContent-Length: 9999999\r\n\r\n"
+        headers = f"Host: localhost\r\nContent-Type: {MULTIPART}\r\nContent-Length: 9999999\r\n\r\n"
         client.sendall(f"POST /dicomweb/studies HTTP/1.1\r\n{headers}".encode() + body[:-100])
     assert doors.kept() == []
 

@@ -83,7 +83,7 @@ class Worker:
             return int(answer.split(b" ", 2)[1]) if answer else 0
 
     def is_alive(self):
-        return self.send("GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n") == 200
+        return self.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") == 200
 
     def waiting_files(self):
         return list(self.data.rglob("*.incoming"))

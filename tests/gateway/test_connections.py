@@ -180,3 +180,16 @@ def test_a_request_in_pieces_within_its_time_is_answered(server):
             one.sendall(piece)
             time.sleep(0.1)
         assert answer(one).endswith(b"00000004")
+
+
+def test_trailers_of_a_chunked_body_take_no_memory_and_end(gateway):
+    head = b"POST /dicomweb/studies HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    head += b'Content-Type: multipart/related; type="application/dicom"; boundary=b\r\n\r\n1\r\na\r\n0\r\n'
+    with socket.create_connection(("127.0.0.1", gateway.http_port), timeout=20) as one:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            one.sendall(head)
+            while sent < 64 << 20:
+                one.sendall(b"a:b\r\n" * 10_000)
+                sent += 50_000
+        assert sent < 64 << 20

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from gateway.dicomweb.responses import STATUS, status_of
-from gateway.http import Stream, _batch, root_url
+from gateway.http import Lane, Stream, _batch, check_host, root_url
 from gateway.settings import HttpSettings, Settings
 from storage import errors
 
@@ -223,3 +225,56 @@ def test_the_log_has_a_line_for_each_request_and_nothing_of_what_was_asked(sampl
     while not any(line.get("route") == wanted and line["request_id"] for line in samples.gateway.lines()):
         assert time.monotonic() < deadline, "no line of the request"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 421), ("evil.example:8080", 421), ("[::1]:80", 200)])
+def test_a_web_page_that_points_its_name_here_reads_nothing(samples, host, status):
+    assert samples.get("/studies?limit=1", headers={"Host": host}).status_code == status
+
+
+def test_the_name_of_the_public_url_is_known():
+    settings = HttpSettings(public_url="https://pacs.example.org")
+    check_host(request_of({"Host": "pacs.example.org"}, settings=settings, server=("127.0.0.1", 8080)))
+    with pytest.raises(HTTPException):
+        check_host(request_of({"Host": "evil.example"}, settings=settings, server=("127.0.0.1", 8080)))
+
+
+def test_a_lane_that_is_full_says_so_at_once():
+    async def run():
+        lane = Lane(1, 1, "test")
+        hold = threading.Event()
+        running = [asyncio.create_task(lane.run(hold.wait)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(errors.Overloaded):
+            await lane.run(hold.wait)
+        hold.set()
+        assert await asyncio.gather(*running) == [True, True]
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_read_is_an_error_and_not_half_an_answer():
+    def absent():
+        raise errors.CorruptObject
+        yield b""
+
+    async def run():
+        messages = []
+
+        async def send(message):
+            messages.append(message)
+
+        async def receive():
+            await asyncio.Event().wait()
+
+        with pytest.raises(errors.CorruptObject):
+            await Stream(absent(), 200, {}, "application/dicom")({"type": "http"}, receive, send)
+        assert messages == []
+
+    asyncio.run(run())
+
+
+def test_several_frames_that_the_client_has_are_not_sent_again(samples):
+    url = samples.url("colour_loop") + "/frames/1,3"
+    etag = samples.get(url).headers["etag"]
+    assert samples.get(url, headers={"If-None-Match": f'"other", {etag}'}).status_code == 304

@@ -450,7 +450,9 @@ def test_a_client_that_goes_away_leaves_no_file_and_no_half_instance(served):
     body = multipart_body(first, second)
     for at in (100, len(body) // 2, len(body) - 4):
         with socket.create_connection(("127.0.0.1", served.port)) as client:
-            head = "POST /dicomweb/studies HTTP/1.1\r\nHost: h\r\nContent-Type: multipart/related; boundary=b0\r\n"
+            head = (
+                "POST /dicomweb/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/related; boundary=b0\r\n"
+            )
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:at])
             deadline = time.monotonic() + 20
             while at == len(body) // 2 and not served.waiting_files():
