@@ -120,7 +120,7 @@ def digests_on_disk(gateway):
     """SHA-256 of the Data Set of every object in the archive's folder, by SOP Instance UID."""
     found = {}
     for path in gateway.data.rglob("*.dcm"):
-        sop_instance, _, named = path.name.removesuffix(".dcm").rpartition(".")
+        sop_instance, _, named = path.name.removesuffix(".dcm").split("_")
         digest = part10_digest(path.read_bytes())
         assert digest == named, "the name of an object says its content"
         found.setdefault(sop_instance, set()).add(digest)

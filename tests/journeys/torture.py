@@ -356,7 +356,7 @@ class Torture:
             rows = {row for study in {one.study for one in everything.sent.values()} for row in reader.instances(study)}
         digests = {}
         for path in self._data.rglob("*.dcm"):
-            sop_instance = path.name.removesuffix(".dcm").rpartition(".")[0]
+            sop_instance = path.name.split("_")[0]
             digests[sop_instance] = part10_digest(path.read_bytes())
         self.totals.lost += sorted(everything.acknowledged - rows)
         wrong = [row for row in rows if digests.get(row) != everything.sent[row].digest]
