@@ -13,7 +13,6 @@ from gateway import logs
 
 pytest_plugins = [f"tests.{path.stem}" for path in sorted(Path(__file__).parent.glob("fix_*.py"))]
 pytest.register_assert_rewrite(*pytest_plugins)  # before one of them imports another
-pytest.register_assert_rewrite(*pytest_plugins)  # they may import one another
 
 REQUIRE_ALL = os.environ.get("GATEWAY_TEST_REQUIRE_ALL", "") not in ("", "0")
 

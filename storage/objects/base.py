@@ -48,9 +48,9 @@ class ObjectStore(Protocol):
     def put(self, key: str, spool: Spool) -> None:
         """Make the spool's header and Data Set the object ``key``.
 
-        On return the bytes and their name are durable: a power cut does not take them back. Never overwrites: where
-        the key exists with the same length, nothing is written. On any error the key holds the whole object or
-        nothing, and no temporary file stays.
+        On return the bytes and their name are durable: a power cut does not take them back. Where the key exists with
+        the same length, nothing is written; one of another length is damaged, and is replaced whole. On any error the
+        key holds the whole object or nothing, and no temporary file stays.
         """
         ...
 
