@@ -15,7 +15,6 @@ from storage.errors import (
     Gone,
     IdentityMismatch,
     NotFound,
-    StorageUnavailable,
     StudyMismatch,
     UnsupportedTransferSyntax,
 )
@@ -66,38 +65,18 @@ class Archive:
         it is visible, and sending it again is safe.
         """
         spool.finish()
-        announced = spool.announcement
-        syntax = _known_syntax(announced.transfer_syntax_uid)
-        known = self._index.find(announced.sop_instance_uid)
-        if known is None:
-            self._objects.expect(spool)
+        syntax = _known_syntax(spool.announcement.transfer_syntax_uid)
+        self._objects.expect(spool)
         data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
         identity = _identity(data_set)
         warnings = [*data_set.warnings, *self._reconcile(spool, identity, syntax)]
         if study_instance_uid and identity.study_instance_uid != study_instance_uid:
             raise StudyMismatch(uid=identity.sop_instance_uid)
         entry, warning = _entry(spool, data_set, identity, syntax, source)
-        if identity.sop_instance_uid != announced.sop_instance_uid:
-            known = self._index.find(identity.sop_instance_uid)
-        if known is not None and (known.digest, known.transfer_syntax_uid) == (entry.instance.digest, syntax.uid):
-            entry = replace(entry, instance=known)
-            self._mend(known, spool)
-        else:
-            self._objects.put(entry.instance.key, spool)
+        # Also where the instance is known: sending again is how a sender repairs an archive (R4, I1).
+        self._objects.put(entry.instance.key, spool)
         receipt = self._index.add(entry)
         return replace(receipt, warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])))
-
-    def _mend(self, known: Instance, spool: Spool) -> None:
-        """Put an object back that its row has lost: sending again is how a sender repairs an archive (R4, I1)."""
-        try:
-            is_whole = self._objects.size_bytes(known.key) == known.size_bytes
-        except NotFound:
-            is_whole = False
-        if is_whole:
-            return
-        if spool.object_bytes != known.size_bytes:
-            raise StorageUnavailable("The object of the instance is damaged", uid=known.sop_instance_uid)
-        self._objects.put(known.key, spool)
 
     def _reconcile(self, spool: Spool, identity: Identity, syntax: TransferSyntax) -> tuple[str, ...]:
         """Hold what was announced against the Data Set: a peer's word must be true, File Meta may be corrected."""

@@ -1,8 +1,9 @@
 """A Spool: the bytes of one Data Set on their way in, hashed while they arrive. It is not durable storage (R7).
 
-Small ones wait in memory, larger ones in a temporary file that already is the object to be: our header first, then
-the Data Set as received, so that a store on the same file system only renames it. A crash leaves at most a file
-without an owner, which ``sweep`` removes.
+Small ones wait in memory, larger ones go as they arrive to a temporary file that already is the object to be: our
+header first, then the Data Set as received, so that a store on the same file system only renames it. The disk begins
+while the rest is still on its way, and no byte is copied twice. A crash leaves at most a file without an owner, which
+``sweep`` removes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Self, cast
 from storage.errors import NotDicom, StorageUnavailable, TooLarge
 from storage.filemeta import MAXIMUM_FILE_META_BYTES, Announcement, canonical_header, read_file_meta
 
-MEMORY_BYTES = 1 << 20
+MEMORY_BYTES = 64 << 10
+_WRITE_BACK_BYTES = 256 << 10
 SPOOL_SUFFIX = ".incoming"
 _IDLE_BUFFERS = 16
 _FILE_MODE = 0o640
@@ -36,7 +38,7 @@ class _Buffers:
         self._idle: list[memoryview] = []
 
     def take(self) -> memoryview:
-        """A mebibyte to write to; what is in it means nothing."""
+        """``MEMORY_BYTES`` to write to; what is in it means nothing."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -128,16 +130,18 @@ class Spool:
         else:
             try:
                 if self.path is None:
-                    self._move_to_file()
-                write_all(self._fd, chunk)
+                    self._move_to_file(chunk)
+                else:
+                    write_all(self._fd, chunk)
+                if end // _WRITE_BACK_BYTES > start // _WRITE_BACK_BYTES:
+                    begin_write_back(self._fd)
             except OSError as error:
                 raise StorageUnavailable("The spool cannot be written") from error
         self.size_bytes = end
 
-    def _move_to_file(self) -> None:
+    def _move_to_file(self, following: bytes | bytearray | memoryview) -> None:
         self._fd, self.path = waiting_file(self._directory)
-        write_all(self._fd, self.header)
-        write_all(self._fd, self._in_memory())
+        write_all_of(self._fd, [self.header, self._in_memory(), following])
         self._forget_memory()
 
     def _forget_memory(self) -> None:
@@ -175,8 +179,7 @@ class Spool:
         old_fd, old_path = self._fd, self.path
         self._fd, self.path, self._map = -1, None, None
         try:
-            self._move_to_file()
-            write_all(self._fd, memoryview(old)[offset:])
+            self._move_to_file(memoryview(old)[offset:])
             self._map = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
         except OSError as error:
             raise StorageUnavailable("The spool cannot be written") from error
@@ -241,11 +244,11 @@ class Spool:
             self._map = None
         self._drop_file()
 
-    def rename(self, path: Path) -> None:
+    def rename(self, path: str) -> None:
         """Give the waiting file to a store, under the name that it has there from now on. Raises OSError."""
         if self.path is None:
             raise FileNotFoundError("There is no waiting file")
-        self.path.rename(path)
+        os.rename(self.path, path)
         self.path = None
 
     def __enter__(self) -> Self:
@@ -277,7 +280,7 @@ def write_all(fd: int, chunk: bytes | bytearray | memoryview | mmap.mmap) -> Non
         view = view[os.write(fd, view) :]
 
 
-def write_all_of(fd: int, chunks: Sequence[bytes | memoryview]) -> None:
+def write_all_of(fd: int, chunks: Sequence[bytes | bytearray | memoryview]) -> None:
     """Write every byte of a few chunks, at once where that can be. Raises OSError."""
     written = os.writev(fd, chunks)
     for chunk in chunks:

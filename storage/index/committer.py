@@ -160,8 +160,11 @@ class Committer(Generic[SomeUnit]):
         try:
             connection = self._started()
             unit = self._begin(connection)
-            for act in acts:
-                act.attempt(connection, unit)
+            if len(acts) == 1:
+                acts[0].result = acts[0].perform(unit)  # there is nobody to undo it for alone
+            else:
+                for act in acts:
+                    act.attempt(connection, unit)
             unit.settle()
             is_committing = True
             connection.execute("COMMIT")

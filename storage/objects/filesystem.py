@@ -1,13 +1,17 @@
 """ObjectStore in a folder: temporary file, fsync, rename, fsync of every folder that got a new name (D4).
 
+New folders are made before the file is synced, and synced after it has its name: a journalling file system then
+writes all of them in the two transactions that the file needs anyway.
+
 An existing name is never opened for writing. A crash leaves the whole object or none, and at most a temporary file
 that ``storage.spool.sweep`` removes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,8 +70,8 @@ class FilesystemObjectStore:
     """See ``storage.objects.base.ObjectStore``. The key is the path below ``root``, readable for an administrator."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self._durable: set[Path] = set()
+        self._root = str(root)
+        self._durable: set[str] = {self._root}
         self.spool_directory = root / "incoming"
         try:
             self.spool_directory.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
@@ -76,10 +80,10 @@ class FilesystemObjectStore:
         except OSError as error:
             raise StorageUnavailable("The folder of the archive cannot be made") from error
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> str:
         if not is_key(key):
             raise NotFound("There is no such object")
-        return self._root / key
+        return f"{self._root}/{key}"
 
     def expect(self, spool: Spool) -> None:
         """Write it to a file that only has to be renamed later, and let the disk begin with it."""
@@ -91,29 +95,40 @@ class FilesystemObjectStore:
     def put(self, key: str, spool: Spool) -> None:
         """Make it an object; on return file and names are on disk."""
         path = self._path(key)
+        folder = path.rpartition("/")[0]
         try:
             if _has_size(path, spool.object_bytes):
-                _sync_folder(path.parent)
+                _sync_folder(folder)
                 return
-            self._ensure_folder(path.parent)
+            made = self._make_folder(folder)
             if spool.path is None:
                 spool.begin_file()
             spool.sync()
             spool.rename(path)
-            _sync_folder(path.parent)
+            _sync_folder(folder)
+            self._sync_parents(made)
         except OSError as error:
             raise StorageUnavailable("An object cannot be written") from error
 
-    def _ensure_folder(self, folder: Path) -> None:
-        """Make a folder whose name is durable, parents too, whichever process made them; once is enough."""
-        if folder in self._durable or folder == self._root:
-            return
-        self._ensure_folder(folder.parent)
-        folder.mkdir(exist_ok=True, mode=_FOLDER_MODE)
-        _sync_folder(folder.parent)
-        if len(self._durable) >= _REMEMBERED_FOLDERS:
-            self._durable.clear()
-        self._durable.add(folder)
+    def _make_folder(self, folder: str) -> list[str]:
+        """Make a folder with its parents; which ones have a name that may not be durable yet, top down.
+
+        Another thread or process may have made one a moment ago: who does not know it as durable syncs it as well.
+        """
+        if folder in self._durable:
+            return []
+        above = self._make_folder(folder.rpartition("/")[0])
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, _FOLDER_MODE)
+        return [*above, folder]
+
+    def _sync_parents(self, made: Sequence[str]) -> None:
+        """Make the names of folders durable, and remember that they are."""
+        for folder in reversed(made):
+            _sync_folder(folder.rpartition("/")[0])
+        if len(self._durable) + len(made) > _REMEMBERED_FOLDERS:
+            self._durable = {self._root}
+        self._durable.update(made)
 
     def open(self, key: str) -> FileBlob:
         """The object, for reading. Raises NotFound."""
@@ -127,7 +142,7 @@ class FilesystemObjectStore:
     def size_bytes(self, key: str) -> int:
         """Length of the object. Raises NotFound."""
         try:
-            return self._path(key).stat().st_size
+            return os.stat(self._path(key)).st_size
         except FileNotFoundError as error:
             raise NotFound("There is no such object") from error
         except OSError as error:
@@ -135,16 +150,18 @@ class FilesystemObjectStore:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key below the root, one folder at a time."""
-        for folder, _, names in os.walk(self._root / "v1"):
+        for folder, _, names in os.walk(f"{self._root}/v1"):
             for name in names:
-                key = (Path(folder) / name).relative_to(self._root).as_posix()
+                key = f"{folder}/{name}"[len(self._root) + 1 :]
                 if key.startswith(prefix) and is_key(key):
                     yield key
 
     def delete(self, key: str) -> None:
         """Remove the file; its folders stay."""
         try:
-            self._path(key).unlink(missing_ok=True)
+            os.unlink(self._path(key))
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise StorageUnavailable("An object cannot be removed") from error
 
@@ -152,14 +169,14 @@ class FilesystemObjectStore:
         """Nothing is held open."""
 
 
-def _has_size(path: Path, size_bytes: int) -> bool:
+def _has_size(path: str, size_bytes: int) -> bool:
     try:
-        return path.stat().st_size == size_bytes
+        return os.stat(path).st_size == size_bytes
     except FileNotFoundError:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str | Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -28,7 +28,7 @@ def store(tmp_path):
 def order(monkeypatch):
     """What the store asks of the disk, in order."""
     calls = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, rename = os.fsync, os.rename
 
     def traced_fsync(fd):
         calls.append(("fsync", str(Path(f"/proc/self/fd/{fd}").readlink())))
@@ -36,10 +36,10 @@ def order(monkeypatch):
 
     def traced_rename(source, target):
         calls.append(("rename", str(target)))
-        return rename(source, target)
+        rename(source, target)
 
     monkeypatch.setattr(os, "fsync", traced_fsync)
-    monkeypatch.setattr(Path, "rename", traced_rename)
+    monkeypatch.setattr(os, "rename", traced_rename)
     return calls
 
 
@@ -53,13 +53,41 @@ def test_file_then_name_then_folder_reach_the_disk(store, order, content, is_exp
     assert order[renamed - 1][0] == "fsync"
     assert "incoming" in order[renamed - 1][1]
     assert order[renamed + 1] == ("fsync", str(folder))
-    made = {name for kind, name in order[: renamed - 1] if kind == "fsync"}
-    assert {str(parent) for parent in folder.parents if parent.is_relative_to(store.spool_directory.parent)} <= made
+    synced = {name for kind, name in order[renamed + 1 :] if kind == "fsync"}
+    assert {str(parent) for parent in folder.parents if parent.is_relative_to(store.spool_directory.parent)} <= synced
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see what is synced")
+def test_folders_that_another_process_made_are_synced_too(store, order):
+    folder = store.spool_directory.parent / Path(key_of(SMALL)).parent
+    folder.mkdir(parents=True)
+    ObjectStoreContract().put(store, SMALL)
+    synced = {name for kind, name in order if kind == "fsync"}
+    assert {str(parent) for parent in folder.parents if parent.is_relative_to(store.spool_directory.parent)} <= synced
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to see what is synced")
+def test_folders_whose_names_were_not_synced_are_synced_by_the_next_store(store, monkeypatch):
+    folder = store.spool_directory.parent / Path(key_of(SMALL)).parent
+    fsync, synced = os.fsync, []
+
+    def failing_fsync(fd):
+        if Path(f"/proc/self/fd/{fd}").readlink() == folder.parent:
+            raise OSError(errno.EIO, "the disk")
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing_fsync)
+        with pytest.raises(StorageUnavailable):
+            ObjectStoreContract().put(store, SMALL)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    ObjectStoreContract().put(store, LARGE)
+    assert folder.parent in synced
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("target", ["os.fsync", "os.writev", "pathlib.Path.rename", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("target", ["fsync", "writev", "rename", "mkdir"])
 @pytest.mark.parametrize("is_expected", [False, True], ids=["at once", "expected"])
 def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(
     store, monkeypatch, content, error, target, is_expected
@@ -68,9 +96,7 @@ def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(
     for at in range(1, 20):
         calls = 0
         with monkeypatch.context() as patch:
-            module, _, name = target.rpartition(".")
-            owner = os if module == "os" else Path
-            real = getattr(owner, name)
+            real = getattr(os, target)
 
             def failing(*args, real=real, at=at, **options):
                 nonlocal calls
@@ -79,7 +105,7 @@ def test_whatever_operation_fails_nothing_is_left_and_a_retry_succeeds(
                     raise OSError(error, os.strerror(error))
                 return real(*args, **options)
 
-            patch.setattr(owner, name, failing)
+            patch.setattr(os, target, failing)
             try:
                 ObjectStoreContract().put(store, content, is_expected=is_expected)
                 succeeded = calls < at
