@@ -1,7 +1,9 @@
 # What a newcomer needs: Python 3.11 or later, and make. Everything else goes into .venv, from the lock with hashes.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# A distribution's Python first: it is built with profile-guided optimisation, and twice as fast as one that was compiled
+# without, as pyenv does.
+PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/.installed-from-lock
 DATA ?= data

@@ -13,10 +13,13 @@ from __future__ import annotations
 import re
 
 from storage.errors import InvalidInstance
-from storage.uids import checked_uid
+from storage.uids import UID_PATTERN, checked_uid
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 INSTANCES = "v1/default/"
+_KEY = re.compile(
+    f"{INSTANCES}{UID_PATTERN}/{UID_PATTERN}/{UID_PATTERN}_{UID_PATTERN}_{_DIGEST.pattern}\\.dcm", re.ASCII
+)
 
 
 def instance_key(
@@ -34,12 +37,4 @@ def instance_key(
 
 def is_key(key: str) -> bool:
     """Whether a text is a key that this module could have made: no store is asked for anything else."""
-    parts = key.removeprefix(INSTANCES).split("/")
-    if not key.startswith(INSTANCES) or len(parts) != 3:
-        return False
-    study, series, name = parts
-    instance = name.removesuffix(".dcm").split("_")
-    try:
-        return len(instance) == 3 and instance_key(study, series, *instance) == key
-    except InvalidInstance:
-        return False
+    return _KEY.fullmatch(key) is not None

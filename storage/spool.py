@@ -66,6 +66,7 @@ class Spool:
         self._directory = directory
         self._maximum_bytes = maximum_bytes
         self._announcement = announcement
+        self._header = b""
         self.is_announced = announcement is not None
         self._sha256 = hashlib.sha256()
         self._memory: memoryview | None = None
@@ -85,7 +86,9 @@ class Spool:
     @property
     def header(self) -> bytes:
         """Our preamble and File Meta for what was announced; the object is this and the Data Set."""
-        return canonical_header(self.announcement)
+        if not self._header:
+            self._header = canonical_header(self.announcement)
+        return self._header
 
     @property
     def digest(self) -> str:
@@ -172,7 +175,7 @@ class Spool:
         if announcement == self._announcement:
             return
         offset, old = self.data_set_offset, self._map
-        self._announcement = announcement
+        self._announcement, self._header = announcement, b""
         if old is None:
             self._drop_file()
             return

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from storage.errors import InvalidInstance
 
-_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*", re.ASCII)
-_MAXIMUM_UID_CHARACTERS = 64
+UID_PATTERN = r"(?![0-9.]{65})(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*"
+"""Dotted decimal components without leading zeros, at most 64 characters. PS3.5 §9.1"""
+_UID = re.compile(UID_PATTERN, re.ASCII)
 
 
 def is_uid(text: str) -> bool:
-    """Whether ``text`` is a UID: dotted decimal components without leading zeros, at most 64 characters.
-
-    PS3.5 §9.1
-    """
-    return len(text) <= _MAXIMUM_UID_CHARACTERS and _UID.fullmatch(text) is not None
+    """Whether ``text`` is a UID. PS3.5 §9.1"""
+    return _UID.fullmatch(text) is not None
 
 
 def checked_uid(text: str, tag: str = "") -> str:

@@ -93,6 +93,15 @@ def path_scope(request: Request) -> Scope:
     return Scope(*uids)
 
 
+def accepts_coding(request: Request, coding: str) -> bool:
+    """Whether the client names a content coding and does not refuse it. RFC 9110 §12.5.3"""
+    for item in request.headers.get("accept-encoding", "").lower().split(","):
+        name, _, parameter = item.partition(";")
+        if name.strip() == coding:
+            return re.fullmatch(r"q=0(?:\.0*)?", parameter.strip()) is None
+    return False
+
+
 def is_unchanged(request: Request, etag: str) -> bool:
     """Whether the client already has this representation (G19). RFC 9110 §13.1.2"""
     known = ",".join(request.headers.getlist("if-none-match"))

@@ -27,6 +27,7 @@ from gateway.dicomweb.multipart import PART_ENDS, body_ends, body_type, new_boun
 from gateway.dicomweb.responses import (
     NO_SNIFF,
     PRIVATE,
+    accepts_coding,
     base_url,
     is_unchanged,
     not_modified,
@@ -35,7 +36,7 @@ from gateway.dicomweb.responses import (
 )
 from gateway.http import Pieces, Stream, in_thread, session_of
 from gateway.session import Session
-from storage.dicomjson import unpack_metadata
+from storage.dicomjson import deflated_metadata_array, metadata_array
 from storage.errors import BadRequest, NotFound, TooLarge
 from storage.frames import FrameTable
 from storage.model import BulkValue, Document, Instance, Level
@@ -149,21 +150,21 @@ def _single_instance(request: Request, session: Session, instance: Instance, cho
 
 
 async def metadata(request: Request) -> Response:
-    """The DICOM JSON of every instance below a resource, made at ingest and only joined here. §10.4.1.1.2"""
+    """The DICOM JSON of every instance below a resource, made at ingest and only joined here. §10.4.1.1.2
+
+    To clients that take it compressed, as browsers do, it goes out as it is kept.
+    """
     scope = path_scope(request)
     chosen = _negotiated(request, METADATA_OFFERS)
     base = base_url(request)
     documents = await in_thread(session_of(request).documents, scope)
 
-    def body() -> Iterator[bytes]:
-        separator = b"["
-        for document in documents:
-            yield separator
-            yield unpack_metadata(document.metadata, resource_url(base, document.instance.scope))
-            separator = b","
-        yield b"]"
-
-    return Stream(body(), 200, {**PRIVATE, **NO_SNIFF}, chosen.media_type)
+    kept = ((document.metadata, resource_url(base, document.instance.scope)) for document in documents)
+    headers = {**PRIVATE, **NO_SNIFF, "Vary": "Accept, Accept-Encoding"}
+    if not accepts_coding(request, "deflate"):
+        return Stream(metadata_array(kept), 200, headers, chosen.media_type)
+    headers["Content-Encoding"] = "deflate"
+    return Stream(deflated_metadata_array(kept), 200, headers, chosen.media_type)
 
 
 def frame_numbers(text: str) -> tuple[int, ...]:

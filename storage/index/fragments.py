@@ -9,7 +9,7 @@ into the order of an answer by being sorted as text. PS3.18 §10.6.3.3, Annex F
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
@@ -68,8 +68,11 @@ def attributes_text(attributes: Mapping[str, JsonElement], *levels: Level) -> st
     return f"{{{text}{_BEFORE_OTHERS}{_json(others)[1:]}" if others else f"{{{text}}}"
 
 
-def read_attributes(text: str) -> dict[str, JsonElement]:
-    """The elements with a value in the text of a row."""
+@lru_cache(maxsize=256)
+def read_attributes(text: str) -> Mapping[str, JsonElement]:
+    """The elements with a value in the text of a row. Whoever asks again, as each instance of a series does of its
+    parents, gets the same ones: nobody may change them.
+    """
     return {tag: element for tag, element in orjson.loads(text).items() if "Value" in element}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.dataset import read_data_set
-from storage.dicomjson import pack_metadata, unpack_metadata
+from storage.dicomjson import deflated_metadata_array, metadata_array, pack_metadata, unpack_metadata
 from storage.uids import transfer_syntax
 from tests.synthetic import EXPLICIT, data_set, element, image
 
@@ -43,3 +46,39 @@ def test_text_comes_back_as_it_was(text):
 
 def test_a_base_that_json_has_to_escape_is_escaped():
     assert metadata_of(image(), 'http://a"b')["7FE00010"]["BulkDataURI"] == 'http://a"b/bulkdata/7FE00010'
+
+
+def packed(number: int) -> tuple[bytes, str]:
+    found = read_data_set(image(rows=number + 1), 0, transfer_syntax(EXPLICIT))
+    return pack_metadata(found.json, EXPLICIT), f"{URL}/{number}"
+
+
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_many_instances_are_one_array_and_one_zlib_stream_of_it(count):
+    kept = [packed(number) for number in range(count)]
+    text = b"".join(metadata_array(kept))
+    assert [one["7FE00010"]["BulkDataURI"] for one in orjson.loads(text)] == [
+        f"{URL}/{number}/bulkdata/7FE00010" for number in range(count)
+    ]
+    inflater = zlib.decompressobj()
+    assert inflater.decompress(b"".join(deflated_metadata_array(kept))) == text
+    assert inflater.eof
+    assert inflater.unused_data == b""
+
+
+def test_references_of_every_length_fit_between_deflated_pieces():
+    json = {f"{0x00420000 + tag:08X}": {"vr": "OB", "BulkDataURI": f"\0/bulkdata/{tag}"} for tag in range(300)}
+    kept = pack_metadata(json, EXPLICIT)
+    for url in ("", "x", "x" * 65535, "x" * 65536, "x" * 200_000, 'a"b'):
+        array = b"".join(deflated_metadata_array([(kept, url)] * 2))
+        assert zlib.decompress(array) == b"".join(metadata_array([(kept, url)] * 2))
+
+
+@given(st.lists(st.tuples(st.text(max_size=300), st.booleans()), min_size=1, max_size=8), st.text(max_size=20))
+def test_whatever_text_is_packed_the_two_codings_agree(values, url):
+    json = {
+        f"{0x00090000 + number:08X}": {"vr": "OB", "BulkDataURI": "\0/b"} if is_bulk else {"vr": "LT", "Value": [value]}
+        for number, (value, is_bulk) in enumerate(values)
+    }
+    kept = [(pack_metadata(json, EXPLICIT), url)]
+    assert zlib.decompress(b"".join(deflated_metadata_array(kept))) == b"".join(metadata_array(kept))

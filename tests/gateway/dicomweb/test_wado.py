@@ -208,6 +208,29 @@ def test_the_metadata_of_a_study_is_every_instance_once(samples):
     assert len(json) == len(expected)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip, deflate, br, zstd", "deflate"),  # browsers
+        ("deflate;q=0.5", "deflate"),
+        ("gzip;q=1.0, DEFLATE", "deflate"),
+        ("gzip", None),
+        ("identity", None),
+        ("deflate;q=0, identity", None),
+        ("deflate;q=0.000", None),
+        ("*", None),
+    ],
+)
+def test_metadata_goes_out_compressed_where_the_client_takes_it(samples, accepted, coding):
+    url = samples.url("slice_01", "study") + "/metadata"
+    plain = samples.get(url, headers={"Accept-Encoding": "identity"})
+    response = samples.get(url, headers={"Accept-Encoding": accepted})
+    assert response.headers.get("content-encoding") == coding
+    assert {"Accept", "Accept-Encoding"} <= set(response.headers["vary"].split(", "))
+    assert response.content == plain.content
+    assert len(response.json()) > 1
+
+
 def test_metadata_in_a_type_that_we_do_not_make_is_not_acceptable(samples):
     assert samples.get(samples.url("slice_01") + "/metadata", "text/csv").status_code == 406
 
