@@ -7,19 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.metrics import LIMITS_HIT
+from gateway.sending import PIECES, BodySender
 from gateway.settings import HttpSettings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application, ASGIReceiveCallable
+
+    from storage.filerange import Piece
 
 _MAXIMUM_UNHEARD_BYTES = 1 << 20  # of chunk headers and trailers between two pieces of a body
 _FAREWELL_SECONDS = 2.0
+_SENDING_THREADS = 8
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+@cache
+def _senders() -> ThreadPoolExecutor:
+    """Threads for bodies that go straight to their sockets; none of them waits for a peer."""
+    return ThreadPoolExecutor(_SENDING_THREADS, thread_name_prefix="send")
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -34,6 +49,7 @@ class BoundedHttp(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.app = partial(self._answer, self.app)
         self._settings = settings
         self._timer: asyncio.TimerHandle | None = None
         self._is_in_header = True
@@ -79,6 +95,56 @@ class BoundedHttp(HttpToolsProtocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+    async def _answer(self, app: ASGI3Application, scope: Any, receive: ASGIReceiveCallable, send: Any) -> None:
+        """Run the application, for which this connection sends whole bodies by itself when it is asked to."""
+        if self.transport.get_extra_info("sslcontext") is None:
+            scope.setdefault("extensions", {})[PIECES] = {}
+
+        async def sending(message: Any) -> None:
+            if message["type"] != PIECES:
+                await send(message)
+                return
+            cycle: RequestResponseCycle = send.__self__
+            if not cycle.disconnected:
+                cycle.expected_content_length -= await self._send_pieces(cycle, message["pieces"])
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await app(scope, receive, sending)
+
+    async def _send_pieces(self, cycle: RequestResponseCycle, pieces: Iterator[Piece]) -> int:
+        """Write a body to the socket, step by step in threads; returns how many bytes the peer was given.
+
+        The peer must take something in each idle time, as in ``pause_writing``. Raises what the pieces raise.
+        """
+        await self._written()
+        with BodySender(self.transport.get_extra_info("socket").fileno(), pieces) as sender:
+            try:
+                while not await self.loop.run_in_executor(_senders(), sender.step) and not cycle.disconnected:
+                    await self._writable(sender.fileno())
+            except (ConnectionError, TimeoutError):
+                self.transport.abort()
+                cycle.disconnected = True
+            return sender.sent_bytes
+
+    async def _written(self) -> None:
+        """Wait until nothing of what was written before waits for the socket."""
+        if self.transport.get_write_buffer_size():
+            self.transport.set_write_buffer_limits(0)
+            await self.flow.drain()
+            self.transport.set_write_buffer_limits()
+
+    async def _writable(self, descriptor: int) -> None:
+        """Wait until the socket takes more. Raises TimeoutError when the peer takes nothing for too long."""
+        ready = asyncio.Event()
+        self.loop.add_writer(descriptor, ready.set)
+        try:
+            await asyncio.wait_for(ready.wait(), self._settings.body_idle_seconds)
+        except TimeoutError:
+            LIMITS_HIT.labels("http.body_idle_seconds").inc()
+            raise
+        finally:
+            self.loop.remove_writer(descriptor)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; those behind a chunked body are dropped, as nobody here reads trailers."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
+from itertools import chain
 from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,9 +26,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway import metrics
 from gateway.logs import new_request_id, request_id, timestamp, write_lines
 from gateway.security.actor import Actor
+from gateway.sending import PIECES
 from gateway.session import Session
 from gateway.settings import HttpSettings
 from storage.errors import Overloaded
+from storage.filerange import Piece, as_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -199,27 +202,52 @@ class Pieces(Response):
 class Stream(Response):
     """An answer whose body is made in threads while it is sent: the next part is read while one is on its way.
 
-    pieces: any sizes; small ones are joined, large ones sent as they are. When the client goes away the reading
-    stops, and the iterator is closed. An error on the way breaks the connection off, so that no client takes a part
-    for the whole.
+    pieces: any sizes; small ones are joined, large ones sent as they are. Where the length is known the connection
+    sends them itself, and files without reading them. When the client goes away the reading stops, and the iterator
+    is closed. An error on the way breaks the connection off, so that no client takes a part for the whole.
     """
 
-    def __init__(self, pieces: Iterator[bytes], status: int, headers: Mapping[str, str], media_type: str) -> None:
+    def __init__(self, pieces: Iterator[Piece], status: int, headers: Mapping[str, str], media_type: str) -> None:
         super().__init__(None, status, headers, media_type)
         self._pieces = pieces
-        if "content-length" not in {name.lower() for name in headers}:
+        self._has_length = "content-length" in {name.lower() for name in headers}
+        if not self._has_length:
             del self.headers["content-length"]
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the header, then the body as it comes."""
-        # Read before a word is said: what cannot be opened is an error, not an answer that breaks off (W24).
-        first = await in_thread(_batch, self._pieces, FIRST_BYTES)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the header, then the body as it comes.
+
+        Its beginning is read before a word is said: what cannot be opened is an error, not an answer that breaks off
+        (W24).
+        """
+        if self._has_length and PIECES in scope.get("extensions", ()):
+            await self._hand_over(send)
+        else:
+            await self._send_chunks(receive, send)
+
+    async def _hand_over(self, send: Send) -> None:
+        first = await in_thread(next, self._pieces, None)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        pieces = chain(() if first is None else (first,), self._pieces)
+        size_bytes = int(self.headers["content-length"])
+        try:
+            await send({"type": PIECES, "pieces": pieces, "size_bytes": size_bytes})
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if isinstance(self._pieces, Generator):
+            await in_thread(self._pieces.close)
+
+    async def _send_chunks(self, receive: Receive, send: Send) -> None:
+        chunks = as_bytes(self._pieces)
+        first = await in_thread(_batch, chunks, FIRST_BYTES)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         gone = asyncio.create_task(_disconnected(receive))
         following = asyncio.create_task(_already(first))
         try:
             while batch := await following:
-                following = asyncio.create_task(in_thread(_batch, self._pieces, LARGE_BYTES))
+                following = asyncio.create_task(in_thread(_batch, chunks, LARGE_BYTES))
                 for piece in batch:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 if gone.done():
@@ -229,8 +257,7 @@ class Stream(Response):
             gone.cancel()
             with suppress(Exception):
                 await following
-            if isinstance(self._pieces, Generator):
-                await in_thread(self._pieces.close)
+            await self._close()
 
 
 async def _already(batch: list[bytes]) -> list[bytes]:
@@ -309,7 +336,7 @@ class AccessLog:
                 status = message["status"]
                 message.setdefault("headers", []).append((b"x-request-id", identity.encode("ascii")))
             else:
-                sent_bytes += len(message.get("body", b""))
+                sent_bytes += message["size_bytes"] if message["type"] == PIECES else len(message.get("body", b""))
             await send(message)
 
         try:

@@ -9,13 +9,13 @@ from typing import Self
 
 from storage.errors import CorruptObject, UnsupportedTransferSyntax
 from storage.filemeta import Announcement, canonical_header
+from storage.filerange import CHUNK_BYTES, Piece
 from storage.frames import FrameTable, align_bits
 from storage.model import Instance
 from storage.objects.base import Blob
 from storage.reencoding import explicit_little_endian
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
-CHUNK_BYTES = 1 << 20
 _NO_END = 1 << 62
 
 
@@ -44,10 +44,9 @@ class StoredDataSet:
         for at in range(start, end, CHUNK_BYTES):
             yield self.read(at, min(end, at + CHUNK_BYTES))
 
-    def object_chunks(self) -> Iterator[bytes]:
-        """The whole object as it is kept, a Part 10 stream, in pieces."""
-        for at in range(0, self.instance.size_bytes, CHUNK_BYTES):
-            yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+    def object_pieces(self) -> Iterator[Piece]:
+        """The whole object as it is kept, a Part 10 stream."""
+        return self._blob.pieces(0, self.instance.size_bytes)
 
     def explicit_chunks(self) -> Iterator[bytes]:
         """The instance as a Part 10 stream in Explicit VR Little Endian, in pieces.

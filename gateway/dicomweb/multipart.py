@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from gateway.dicomweb.media_types import MULTIPART_RELATED, parse_media_type
 from storage.errors import BadRequest, TooLarge, UnsupportedMediaType
+from storage.filerange import Piece
 
 MAXIMUM_PARTS = 10_000
 MAXIMUM_HEADERS = 8
@@ -260,7 +261,7 @@ def body_ends(boundary: str) -> bytes:
     return f"--{boundary}--\r\n".encode("ascii")
 
 
-def part(boundary: str, content_type: str, pieces: Iterable[bytes], location: str = "") -> Iterator[bytes]:
+def part(boundary: str, content_type: str, pieces: Iterable[Piece], location: str = "") -> Iterator[Piece]:
     """One whole part, piece by piece."""
     yield part_begins(boundary, content_type, location)
     yield from pieces

@@ -38,6 +38,7 @@ from gateway.http import Pieces, Stream, in_thread, session_of
 from gateway.session import Session
 from storage.dicomjson import deflated_metadata_array, metadata_array
 from storage.errors import BadRequest, NotFound, TooLarge
+from storage.filerange import Piece
 from storage.frames import FrameTable
 from storage.model import BulkValue, Document, Instance, Level
 from storage.stored import StoredDataSet
@@ -62,7 +63,7 @@ def _negotiated(request: Request, offers: Sequence[Representation]) -> Represent
 
 def _multipart(
     media_type: str,
-    parts: Iterable[tuple[str, str, Iterable[bytes]]],
+    parts: Iterable[tuple[str, str, Iterable[Piece]]],
     headers: Mapping[str, str] | None = None,
     *,
     boundary: str = "",
@@ -70,7 +71,7 @@ def _multipart(
     """A streamed body of parts, each given by its content type, its location and its bytes."""
     boundary = boundary or new_boundary()
 
-    def body() -> Iterator[bytes]:
+    def body() -> Iterator[Piece]:
         for kind, location, pieces in parts:
             yield from part(boundary, kind, pieces, location)
         yield body_ends(boundary)
@@ -118,17 +119,17 @@ def _sent_syntax(instance: Instance, chosen: Representation) -> str:
 
 def _instance_parts(
     session: Session, found: Sequence[Instance], chosen: Representation, base: str
-) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+) -> Iterator[tuple[str, str, Iterator[Piece]]]:
     for instance in found:
         sent = _sent_syntax(instance, chosen)
         with session.open(instance) as stored:
             yield content_type(chosen.media_type, sent), resource_url(base, instance.scope), _part10(stored, sent)
 
 
-def _part10(stored: StoredDataSet, sent_uid: str) -> Iterator[bytes]:
+def _part10(stored: StoredDataSet, sent_uid: str) -> Iterator[Piece]:
     """The instance in the transfer syntax that goes out: untouched where it is stored so."""
     if stored.instance.transfer_syntax_uid == sent_uid:
-        return stored.object_chunks()
+        return stored.object_pieces()
     return stored.explicit_chunks()
 
 
@@ -142,7 +143,7 @@ def _single_instance(request: Request, session: Session, instance: Instance, cho
     if instance.transfer_syntax_uid == sent:
         headers["Content-Length"] = str(instance.size_bytes)
 
-    def body() -> Iterator[bytes]:
+    def body() -> Iterator[Piece]:
         with stored:
             yield from _part10(stored, sent)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from storage.filerange import Piece
 from storage.spool import Spool
 
 
@@ -17,6 +18,12 @@ class Blob(Protocol):
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes ``start`` to ``end``. Raises CorruptObject when the object is shorter, StorageUnavailable."""
+        ...
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """The same bytes as pieces of a body: in chunks, or a range of a file that outlives the blob. Raises at once
+        what ``read`` raises.
+        """
         ...
 
     def close(self) -> None:

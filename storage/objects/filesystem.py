@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from storage.errors import CorruptObject, NotFound, StorageUnavailable
+from storage.filerange import FileRange, Piece
 from storage.keys import is_key
 from storage.spool import Spool
 
@@ -47,6 +48,15 @@ class FileBlob:
         except OSError as error:
             raise StorageUnavailable("An object cannot be read") from error
         return found
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """One range of the file."""
+        if not 0 <= start <= end <= self.size_bytes:
+            raise CorruptObject("The object is shorter than its row says")
+        try:
+            return iter((FileRange(os.dup(self._fd), start, end),))
+        except OSError as error:
+            raise StorageUnavailable("An object cannot be read") from error
 
     def close(self) -> None:
         """Close the file; safe to call twice."""

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from storage.errors import CorruptObject, NotFound
+from storage.filerange import Piece
 from storage.spool import Spool
 
 
@@ -25,6 +26,10 @@ class MemoryBlob:
         if not 0 <= start <= end <= self.size_bytes:
             raise CorruptObject("The object is shorter than its row says")
         return self._content[start:end]
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """One piece."""
+        return iter((self.read(start, end),))
 
     def close(self) -> None:
         """Nothing is held open."""

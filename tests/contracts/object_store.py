@@ -9,6 +9,7 @@ import pytest
 
 from storage.errors import CorruptObject, NotFound
 from storage.filemeta import Announcement, canonical_header
+from storage.filerange import as_bytes
 from storage.keys import instance_key
 from storage.spool import MEMORY_BYTES, Spool
 from tests.synthetic import CT, EXPLICIT
@@ -45,6 +46,12 @@ class ObjectStoreContract:
             assert blob.read(start, blob.size_bytes) == content
             assert blob.read(start + 7, start + 19) == content[7:19]
             assert blob.read(5, 5) == b""
+            for first, last in ((0, blob.size_bytes), (start, start + 10), (7, 7)):
+                assert b"".join(as_bytes(blob.pieces(first, last))) == blob.read(first, last)
+            with pytest.raises(CorruptObject):
+                blob.pieces(0, blob.size_bytes + 1)
+            outliving = blob.pieces(start, blob.size_bytes)
+        assert b"".join(as_bytes(outliving)) == content
 
     @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
     def test_putting_twice_changes_nothing_and_leaves_nothing_behind(self, store, content):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -15,7 +16,9 @@ import uvicorn
 
 from gateway.connections import BoundedHttp
 from gateway.metrics import LIMITS_HIT
+from gateway.sending import PIECES
 from gateway.settings import HttpSettings
+from storage.filerange import FileRange
 
 SHORT = replace(HttpSettings(), header_seconds=0.4, body_idle_seconds=0.4, body_seconds=1.5, maximum_header_bytes=4096)
 
@@ -26,6 +29,7 @@ class Server:
     def __init__(self):
         self.pause_seconds = 0.0
         self.disconnects = 0
+        self.pieces = ()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         config = uvicorn.Config(
@@ -41,7 +45,17 @@ class Server:
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve([self.listener])))
         self.thread.start()
 
+    async def send_pieces(self, send):
+        size_bytes = sum(map(len, self.pieces))
+        header = (b"content-length", b"%d" % size_bytes)
+        await send({"type": "http.response.start", "status": 200, "headers": [header]})
+        await send({"type": PIECES, "pieces": iter(self.pieces), "size_bytes": size_bytes})
+
     async def application(self, scope, receive, send):
+        if scope["path"] == "/pieces":
+            assert PIECES in scope["extensions"]
+            await self.send_pieces(send)
+            return
         size = 0
         while True:
             message = await receive()
@@ -193,3 +207,59 @@ def test_trailers_of_a_chunked_body_take_no_memory_and_end(gateway):
                 one.sendall(b"a:b\r\n" * 10_000)
                 sent += 50_000
         assert sent < 64 << 20
+
+
+ASK_FOR_PIECES = b"GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_a_body_that_the_connection_sends_is_followed_by_the_next_answer(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"f" * 5_000_000)
+    for _ in range(3):
+        fd = os.open(tmp_path / "file", os.O_RDONLY)
+        server.pieces = (b"head", FileRange(fd, 1_000_000, 5_000_000), b"tail")
+        with server.connect() as one:
+            one.sendall(ASK_FOR_PIECES + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd")
+            said = b""
+            while not said.endswith(b"00000004"):
+                said += one.recv(1 << 20)
+    body = said.partition(b"\r\n\r\n")[2]
+    assert body[:4_000_008] == b"head" + b"f" * 4_000_000 + b"tail"
+    assert body[4_000_008:].startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_read_a_body_is_let_go_and_the_file_closed(server, tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 30)
+    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    server.pieces = (body,)
+    before = hits("http.body_idle_seconds")
+    with server.connect() as one:
+        one.sendall(ASK_FOR_PIECES)
+        deadline = time.monotonic() + 5
+        while body.fd >= 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert body.fd == -1
+        assert hits("http.body_idle_seconds") == before + 1
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_body_ends_it(server, tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 30)
+    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    server.pieces = (body,)
+    with server.connect() as one:
+        one.sendall(ASK_FOR_PIECES)
+        one.recv(100_000)
+    deadline = time.monotonic() + 5
+    while body.fd >= 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert body.fd == -1
+
+
+def test_a_body_that_is_shorter_than_it_should_be_breaks_the_connection_off(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"f" * 1000)
+    server.pieces = (b"head", FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 2000))
+    with server.connect() as one:
+        one.sendall(ASK_FOR_PIECES)
+        _, said = closed_after(one)
+    assert said.partition(b"\r\n\r\n")[2] == b"head" + b"f" * 1000

@@ -21,6 +21,7 @@ from storage.errors import (
     TooLarge,
     UnsupportedTransferSyntax,
 )
+from storage.filerange import as_bytes
 from storage.frames import FrameTable
 from storage.index import open_index
 from storage.matching import Query
@@ -39,7 +40,7 @@ SCOPE = Scope("1.2.3", "1.2.3.4", "1.2.3.4.5")
 def stored_bytes(archive, scope=SCOPE) -> bytes:
     document = archive.document(scope)
     with archive.open(document.instance) as stored:
-        raw = b"".join(stored.object_chunks())
+        raw = b"".join(as_bytes(stored.object_pieces()))
     return raw[document.instance.data_set_offset :]
 
 
@@ -90,7 +91,7 @@ def test_the_same_bytes_under_another_transfer_syntax_are_another_object(archive
     assert stored_bytes(archive) == content
     instance = archive.document(SCOPE).instance
     with archive.open(instance) as stored:
-        assert sum(map(len, stored.object_chunks())) == instance.size_bytes
+        assert sum(map(len, as_bytes(stored.object_pieces()))) == instance.size_bytes
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter"])
@@ -122,7 +123,7 @@ def test_file_meta_that_disagrees_is_corrected_with_a_warning(archive):
     assert receipt.outcome is Outcome.STORED
     assert receipt.warnings == ("The File Meta Information did not agree with the Data Set",)
     with archive.open(receipt.instance) as stored:
-        assert b"1.2.3.4.5" in next(stored.object_chunks())[:400]
+        assert b"1.2.3.4.5" in next(as_bytes(stored.object_pieces()))[:400]
 
 
 def test_an_instance_of_another_study_than_the_request_names_is_refused(archive):
