@@ -170,7 +170,8 @@ def find_orthanc() -> Orthanc | None:
     return Orthanc(binaries[0], plugins[0]) if binaries and plugins else None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -210,7 +211,7 @@ def orthanc_configuration(folder: Path, plugin: Path, http_port: int, dimse_port
 def start_orthanc(found: Orthanc, folder: Path) -> Server:
     """Orthanc on free ports. Raises StartError."""
     folder.mkdir(parents=True)
-    http_port, dimse_port = _free_port(), _free_port()
+    http_port, dimse_port = free_port(), free_port()
     configuration = folder / "orthanc.json"
     configuration.write_text(json.dumps(orthanc_configuration(folder, found.plugin, http_port, dimse_port), indent=1))
     with (folder / "log").open("wb") as log:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import math
@@ -47,6 +48,7 @@ OBJECTS_FOLDER = "objects"
 INDEX_FILE = "index.sqlite"
 _MODULE = "gateway.app"
 _STOP_SECONDS = 3.0
+_LOOK_SECONDS = 0.1
 _COLLECTION_THRESHOLDS = 20_000, 20, 50
 
 
@@ -77,6 +79,7 @@ def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
 
 def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish."""
+    from gateway import metrics
     from gateway.dimse.limits import DimseLimits
     from gateway.dimse.server import DimseServer
 
@@ -93,6 +96,7 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         serving.start()
         ready()
         while not stopping.wait(1.0):
+            metrics.note_process("dimse")
             if not serving.is_alive():
                 raise RuntimeError("The DIMSE server has stopped by itself")
         server.stop(values.dimse.drain_seconds)
@@ -141,7 +145,24 @@ async def _serve_http(server: uvicorn.Server, listener: socket.socket, ready: Ca
     while not (server.started or serving.done()):  # noqa: ASYNC110 - uvicorn tells it by an attribute only
         await asyncio.sleep(0.005)
     ready()
-    await serving
+    watching = asyncio.create_task(_watch_loop())
+    try:
+        await serving
+    finally:
+        watching.cancel()
+
+
+async def _watch_loop() -> None:
+    """Note how late this loop is, ten times a second, and what the process takes."""
+    from gateway import metrics
+
+    loop = asyncio.get_running_loop()
+    for count in itertools.count():
+        due = loop.time() + _LOOK_SECONDS
+        await asyncio.sleep(_LOOK_SECONDS)
+        metrics.HTTP_LOOP_LAG_SECONDS.observe(max(0.0, loop.time() - due))
+        if count % 10 == 0:
+            metrics.note_process("http")
 
 
 def collect_rarely() -> None:

@@ -8,12 +8,17 @@ figures are those of this process.
 from __future__ import annotations
 
 import platform
+import resource
+import sys
+import time
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway import __version__
 
+_STATM = Path("/proc/self/statm")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -38,11 +43,35 @@ HTTP_REQUESTS = Counter("gateway_http_requests_total", "HTTP requests answered",
 HTTP_SECONDS = Histogram(
     "gateway_http_request_seconds", "Time from a request's header to the end of its answer", ["route"], buckets=_SECONDS
 )
+HTTP_LOOP_LAG_SECONDS = Histogram(
+    "gateway_http_loop_lag_seconds", "How late the event loop of an HTTP worker came to what was due", buckets=_SECONDS
+)
 RENDER_SECONDS = Histogram("gateway_pixels_render_seconds", "Time to make a picture", ["kind"], buckets=_SECONDS)
 RENDER_RESTARTS = Counter("gateway_pixels_worker_restarts_total", "Decoding processes that were replaced")
 LIMITS_HIT = Counter("gateway_limits_hit_total", "Limits that were passed, by the id in the documents", ["limit"])
+PROCESS_RESIDENT_BYTES = Gauge(
+    "gateway_process_resident_bytes", "Resident memory of a process", ["process"], multiprocess_mode="liveall"
+)
+PROCESS_CPU_SECONDS = Gauge(
+    "gateway_process_cpu_seconds", "Processor time of a process so far", ["process"], multiprocess_mode="liveall"
+)
 BUILD_INFO = Gauge("gateway_build_info", "What runs here; always 1", ["version", "python"], multiprocess_mode="max")
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+
+
+def note_process(process: str) -> None:
+    """Say what this process, of a kind such as ``http``, takes now; called once a second or so."""
+    PROCESS_RESIDENT_BYTES.labels(process).set(_resident_bytes())
+    PROCESS_CPU_SECONDS.labels(process).set(time.process_time())
+
+
+def _resident_bytes() -> int:
+    """Of this process; where there is no /proc, the most that it ever had."""
+    try:
+        return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def is_shared() -> bool:

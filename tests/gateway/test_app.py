@@ -205,6 +205,25 @@ def test_metrics_are_those_of_all_processes(gateway, needs):
     assert float(line.split()[-1]) == 3
 
 
+def test_every_process_tells_what_it_takes_and_how_late_its_loop_is(gateway):
+    def figures():
+        lines = get(gateway.places["metrics"])[1].decode().splitlines()
+        return [line for line in lines if line.startswith(("gateway_process_", "gateway_http_loop_lag_seconds_count"))]
+
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = figures()
+        resident = [line for line in found if line.startswith("gateway_process_resident_bytes{")]
+        if len(resident) == len(gateway.pids("http")) + 1:
+            break
+        time.sleep(0.1)
+    assert sum('process="dimse"' in line for line in resident) == 1
+    assert all(10e6 < float(line.split()[-1]) < 1e9 for line in resident)
+    assert any(line.startswith("gateway_process_cpu_seconds{") and 'process="http"' in line for line in found)
+    (late,) = [line for line in found if line.startswith("gateway_http_loop_lag_seconds_count")]
+    assert float(late.split()[-1]) > 0
+
+
 def test_beyond_loopback_the_log_says_that_anybody_may_come_in(start_gateway):
     gateway = start_gateway("--workers", "1", "--host", "0.0.0.0", "--insecure-no-auth")
     assert "gateway.insecure" in [line["event"] for line in gateway.lines()]
