@@ -13,9 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 from benchmarks.bench import Bench, instances_of, say
+from benchmarks.client import AnswerError
 from benchmarks.processes import settle, wait_for_quiet
 from benchmarks.senders import c_store
 from benchmarks.servers import READY_SECONDS, Server, StartError, environment, free_port
@@ -70,26 +73,40 @@ def start_pynetdicom(folder: Path) -> Server:
     port = free_port()
     command = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-ba", "127.0.0.1"]
     command += ["-od", str(folder / "db"), "-q"]
-    said = subprocess.run([*command[:4], "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-    return _program("pynetdicom", (said.split() or ["unknown"])[-1], command, folder, port, "STORESCP")
+    return _program("pynetdicom", metadata.version("pynetdicom"), command, folder, port, "STORESCP")
 
 
 def _kept(server: Server) -> set[str]:
     return {str(path) for path in (server.folder / "db").rglob("*") if path.is_file() and path.name != "index.dat"}
 
 
-def _store(bench: Bench, server: Server, stamp: int, associations: int, contents: Sequence[bytes]) -> tuple[float, ...]:
-    """Instances a second, processor milliseconds of each, and how many of them the server has."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One repetition. kept: how many of the instances the receiver has. has_failed: whether it refused one."""
+
+    instances_per_second: float
+    cpu_ms_per_instance: float
+    kept: int
+    has_failed: bool
+
+
+def _store(bench: Bench, server: Server, stamp: int, associations: int, contents: Sequence[bytes]) -> Received:
+    """Send the series. Another receiver than the gateway may fail, and is said to."""
     uids = bench.corpus.ct_uids(stamp)
     before = set() if server.dicomweb else _kept(server)
     with bench.spread(contents, associations) as folders:
         wait_for_quiet(bench.scale.patience_seconds)
+        has_failed = False
         with bench.meter(server) as meter:
-            c_store(server, folders, bench.sender)
+            try:
+                c_store(server, folders, bench.sender)
+            except AnswerError:
+                has_failed = True
     settle(server.pid, bench.scale.patience_seconds)
     found = len(instances_of(server, uids)) if server.dicomweb else len(_kept(server) - before)
     count = len(contents)
-    return count / meter.cost.wall_seconds, meter.cost.server_cpu_seconds * 1e3 / count, found
+    cost = meter.cost
+    return Received(count / cost.wall_seconds, cost.server_cpu_seconds * 1e3 / count, found, has_failed)
 
 
 def run(frame: Frame) -> object:
@@ -99,7 +116,7 @@ def run(frame: Frame) -> object:
         servers.append(frame.kept(start_dcmqrscp(frame.work / "dcmqrscp")))
     servers.append(frame.kept(start_pynetdicom(frame.work / "pynetdicom")))
     bench = frame.bench(servers)
-    figures: dict[tuple[int, str], list[tuple[float, ...]]] = {}
+    figures: dict[tuple[int, str], list[Received]] = {}
     for rep in range(frame.options.reps):
         for associations in _ASSOCIATIONS:
             stamp = bench.new_stamp()
@@ -107,13 +124,33 @@ def run(frame: Frame) -> object:
             for server in bench.in_turn(rep):
                 got = _store(bench, server, stamp, associations, contents)
                 figures.setdefault((associations, server.name), []).append(got)
-                say(f"{server.name}, {associations}: {got[0]:.0f} inst/s, {got[1]:.2f} ms CPU, {got[2]:.0f} kept")
-    rows = []
-    for (associations, name), measured in figures.items():
-        rates, costs, kept = zip(*measured, strict=True)
-        whole = f"{sum(kept):.0f} of {len(kept) * bench.corpus.ct_instances}"
-        median = f"{statistics.median(rates):.0f}", f"{statistics.median(costs):.2f}"
-        rows.append((associations, name, frame.versions[name], *median, whole, "yes" if name == "gateway" else "no"))
-        frame.has_failed |= name == "gateway" and any(one != bench.corpus.ct_instances for one in kept)
-    print_table(("associations", "receiver", "version", "inst/s", "CPU ms each", "kept", "durable"), rows)
-    return [{"associations": key[0], "receiver": key[1], "repetitions": value} for key, value in figures.items()]
+                say(f"{server.name}, {associations}: {got}")
+    print_table(
+        ("associations", "receiver", "version", "inst/s", "CPU ms each", "kept", "runs it failed", "durable"),
+        [_row(frame, bench, associations, name, all_of) for (associations, name), all_of in figures.items()],
+    )
+    frame.has_failed = any(
+        one.has_failed or one.kept != bench.corpus.ct_instances
+        for (_, name), all_of in figures.items()
+        if name == "gateway"
+        for one in all_of
+    )
+    return [
+        {"associations": associations, "receiver": name, "repetitions": [asdict(one) for one in all_of]}
+        for (associations, name), all_of in figures.items()
+    ]
+
+
+def _row(frame: Frame, bench: Bench, associations: int, name: str, all_of: Sequence[Received]) -> Sequence[object]:
+    """Medians of the repetitions that succeeded, of all where none did."""
+    whole = [one for one in all_of if not one.has_failed] or list(all_of)
+    return (
+        associations,
+        name,
+        frame.versions[name],
+        f"{statistics.median(one.instances_per_second for one in whole):.0f}",
+        f"{statistics.median(one.cpu_ms_per_instance for one in whole):.2f}",
+        f"{sum(one.kept for one in all_of):,} of {len(all_of) * bench.corpus.ct_instances:,}",
+        f"{sum(one.has_failed for one in all_of)} of {len(all_of)}",
+        "yes" if name == "gateway" else "no",
+    )
