@@ -53,6 +53,8 @@ def c_store(server: Server, folders: Sequence[Path], sender: str) -> None:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
+            if process.stdout:
+                process.stdout.close()
 
 
 def stow_body(files: Sequence[bytes]) -> list[bytes]:

@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 Sessions = Callable[[Actor], Session]
 THREADS = 32
+TURN_SECONDS = 0.005
+"""How long one read of the archive keeps the next one waiting."""
 SMALL_BYTES = 32 << 10
 FIRST_BYTES = 64 << 10
 LARGE_BYTES = 2 << 20
@@ -55,13 +57,53 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="http")
 
 
-async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run what may block in the bounded pool of threads; the event loop goes on meanwhile (D2).
+async def in_waiting_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what waits for a disk in the bounded pool of threads; the event loop goes on meanwhile (D2).
 
     Log lines from there carry the request's id. When the request is cancelled, the function still runs to its end.
     """
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(_threads(), partial(context.run, function, *args, **kwargs))
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As ``in_waiting_thread``, for what reads the archive: one after the other, but none waits long for another.
+
+    What is read is mostly in memory. Threads that read it all at once would only wait for the interpreter, and the
+    event loop with them. One that has not ended after ``TURN_SECONDS`` waits for a disk, and lends its turn.
+    """
+    loop = asyncio.get_running_loop()
+    turn = _Turn(_turns(loop))
+    await turn.begin()
+    lending = loop.call_later(TURN_SECONDS, turn.end)
+    try:
+        return await in_waiting_thread(function, *args, **kwargs)
+    finally:
+        lending.cancel()
+        turn.end()
+
+
+@lru_cache(maxsize=8)
+def _turns(_: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+    return asyncio.Semaphore()
+
+
+class _Turn:
+    """What somebody has who reads; it is given back once."""
+
+    __slots__ = ("_is_over", "_turns")
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._is_over = False
+
+    async def begin(self) -> None:
+        await self._turns.acquire()
+
+    def end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._turns.release()
 
 
 class Lane:

@@ -18,6 +18,8 @@ from benchmarks.micro.timing import Case, time_case
 from benchmarks.part10 import part10
 from benchmarks.processes import Cost
 from benchmarks.senders import stow, stow_body
+from benchmarks.trials import __main__ as trials
+from benchmarks.trials import soak
 from benchmarks.workloads import WORKLOADS
 
 SMALLEST = ["--no-peer", "--reps", "1", "--ct", "2", "--frames", "2", "--studies", "1", "--patience", "0"]
@@ -194,6 +196,49 @@ def test_a_run_with_the_programs_it_prefers(tmp_path, cache, capsys):
     options = ["--only", "store-ct-1,frame-16", "--seconds", "1", "--sender", "storescu", "--client", "wrk"]
     status = command.main([*SMALLEST, "--cache", str(cache), "--work", str(tmp_path), *options])
     assert status == 0, capsys.readouterr().err
+
+
+@pytest.mark.needs("storescu", "wrk", "dcmqrscp")
+@pytest.mark.parametrize(
+    ("trial", "options"),
+    [
+        ("receivers", []),
+        ("growth", ["--studies", "0,250", "--instances", "2,3"]),
+        ("soak", ["--seconds", "3", "--readers", "4", "--senders", "1"]),
+    ],
+)
+def test_a_trial_measures_and_leaves_nothing_behind(tmp_path, cache, capsys, trial, options):
+    work = tmp_path / "work"
+    work.mkdir()
+    told = tmp_path / "figures.json"
+    places = ["--cache", str(cache), "--work", str(work), "--json", str(told)]
+    status = trials.main([trial, "--reps", "1", "--ct", "4", "--patience", "0", *options, *places])
+    figures = json.loads(told.read_text(encoding="utf-8"))["figures"]
+    shown = capsys.readouterr().out
+    assert list(work.iterdir()) == []
+    if trial == "receivers":
+        assert status == 0
+        assert {one["receiver"] for one in figures} == {"gateway", "dcmqrscp", "pynetdicom"}
+        assert "4 of 4" in shown
+    elif trial == "growth":
+        assert [one["studies"] for one in figures["ingest"]] == [0, 250]
+        assert [one["instances"] for one in figures["reading"]] == [2, 3]
+        assert all(one["metadata_ms"] > 0 for one in figures["reading"])
+    else:
+        assert figures["errors"] == 0
+        assert figures["stored"] >= 4
+        assert figures["frames"] > 0
+        assert figures["healthz_p99_ms"] > 0
+
+
+def test_lateness_is_read_from_what_was_counted_meanwhile():
+    before = {0.001: 90.0, 0.05: 100.0, float("inf"): 100.0}
+    after = {0.001: 188.0, 0.05: 199.0, float("inf"): 200.0}
+    assert soak.lag_at_most_ms(before, after, 0.9) == 1.0
+    assert soak.lag_at_most_ms(before, after, 0.99) == 50.0
+    assert soak.lag_at_most_ms(before, after, 1.0) == float("inf")
+    with pytest.raises(AnswerError):
+        soak.lag_at_most_ms(after, after, 0.99)
 
 
 def test_wrong_answers_are_no_figures(gateway, tmp_path):

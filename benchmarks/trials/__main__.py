@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import report
@@ -47,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
     return asked
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 when the trial found what it must not."""
-    options = parser().parse_args()
+    options = parser().parse_args(arguments)
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-trial-", dir=options.work)))
         frame = Frame(options, options.cache or cache_folder(), work, stack)

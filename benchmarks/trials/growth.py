@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from benchmarks.bench import JSON, Bench, say
 from benchmarks.client import AnswerError
@@ -59,8 +59,8 @@ def _ingest(frame: Frame, bench: Bench, server: Server) -> Iterator[dict[str, fl
 def _read(frame: Frame, server: Server, count: int) -> dict[str, float]:
     """Metadata and the whole of a series of so many instances."""
     bench = frame.bench([server], count)
-    uids = bench.corpus.ct_uids(1)
-    contents: Sequence[bytes] = bench.corpus.ct
+    uids = bench.corpus.ct_uids(count)
+    contents = bench.corpus.ct_copy(count)
     posts = [
         (stow_body(contents[at : at + _POST_INSTANCES]), len(contents[at : at + _POST_INSTANCES]))
         for at in range(0, count, _POST_INSTANCES)

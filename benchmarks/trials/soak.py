@@ -4,6 +4,7 @@ whether it is well meanwhile. Every answer and every store is checked.
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import threading
 import time
@@ -19,7 +20,6 @@ from benchmarks.trials.frame import Frame, print_table
 from benchmarks.workloads import ct_frames
 
 _ASKED_EVERY_SECONDS = 0.05
-_BATCH = 50
 _BUCKET = re.compile(r'gateway_http_loop_lag_seconds_bucket\{[^}]*le="([^"]+)"[^}]*\} (\S+)')
 _HEALTH_GOAL_MS, _LAG_GOAL_MS = 100.0, 50.0
 
@@ -44,12 +44,16 @@ def lag_at_most_ms(before: dict[float, float], after: dict[float, float], share:
     return next(limit for limit, count in counts.items() if count >= share * total) * 1e3
 
 
-def _probe(server: Server, until: float) -> list[float]:
-    """Milliseconds of each look at /healthz, over a new connection each time, until then."""
+def _probe(root: str, seconds: float) -> list[float]:
+    """Milliseconds of each look at /healthz, over a new connection each time, for so long.
+
+    It runs in a process of its own, so that it does not wait for those that prepare what is sent.
+    """
     times = []
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         started = time.perf_counter()
-        with Connection(_root(server)) as connection:
+        with Connection(root) as connection:
             if connection.get("/healthz", "*/*").status != 200:
                 raise AnswerError("the gateway says that it is not well")
         times.append((time.perf_counter() - started) * 1e3)
@@ -58,16 +62,13 @@ def _probe(server: Server, until: float) -> list[float]:
 
 
 def _send(bench: Bench, server: Server, stamps: Callable[[], int], until: float) -> int:
-    """New instances over one association after the other until then; returns how many. Raises AnswerError."""
+    """A new series over one association after the other until then; returns how many instances. Raises AnswerError."""
     count = 0
     while time.monotonic() < until:
         contents = bench.corpus.ct_copy(stamps())
-        for at in range(0, len(contents), _BATCH):
-            if time.monotonic() >= until:
-                break
-            with bench.spread(contents[at : at + _BATCH], 1) as folders:
-                c_store(server, folders, bench.sender)
-            count += len(contents[at : at + _BATCH])
+        with bench.spread(contents, 1) as folders:
+            c_store(server, folders, bench.sender)
+        count += len(contents)
     return count
 
 
@@ -85,16 +86,18 @@ def run(frame: Frame) -> object:
 
     before = _lags(server)
     say(f"{options.readers} readers and {options.senders} senders for {options.seconds:.0f} s")
+    probers = multiprocessing.get_context("spawn").Pool(1)
+    frame.stack.callback(probers.terminate)
     until = time.monotonic() + options.seconds
-    with bench.meter(server) as meter, ThreadPoolExecutor(options.senders + 2) as threads:
+    with bench.meter(server) as meter, ThreadPoolExecutor(options.senders + 1) as threads:
         reading = threads.submit(
             load, server.dicomweb, target.paths, target.accept, options.readers, options.seconds, "wrk"
         )
         sending = [threads.submit(_send, bench, server, stamps, until) for _ in range(options.senders)]
-        probing = threads.submit(_probe, server, until)
+        probing = probers.apply_async(_probe, (_root(server), options.seconds))
         frames: Load = reading.result()
         stored = sum(one.result() for one in sending)
-        healthy = sorted(probing.result())
+        healthy = sorted(probing.get(options.seconds + 60))
     lag_ms = lag_at_most_ms(before, _lags(server), 0.99)
     health_ms = healthy[len(healthy) * 99 // 100]
     frame.has_failed = health_ms >= _HEALTH_GOAL_MS or lag_ms > _LAG_GOAL_MS

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from gateway.dicomweb.media_types import DICOM, METADATA_OFFERS, MULTIPART_RELATED, negotiate, parse_media_type
 from gateway.dicomweb.multipart import Event, Mark, MultipartParser, PartBegins, boundary_of
 from gateway.dicomweb.responses import NO_SNIFF, RETRY_SECONDS, base_url, path_scope, resource_url, status_of
-from gateway.http import http_settings, in_thread, session_of
+from gateway.http import http_settings, in_waiting_thread, session_of
 from gateway.session import Session
 from gateway.settings import HttpSettings
 from storage import errors
@@ -209,7 +209,7 @@ class Part:
         if self._gathered.size_bytes >= GATHER_BYTES:
             await self.settle()
             gathered, self._gathered = self._gathered, Gathered()
-            self._writing = asyncio.create_task(in_thread(self._write, gathered))
+            self._writing = asyncio.create_task(in_waiting_thread(self._write, gathered))
 
     async def settle(self) -> None:
         """Wait for the write that is under way."""
@@ -309,7 +309,7 @@ class Intake:
     async def _store(self, number: int, part: Part) -> None:
         try:
             await part.settle()
-            outcome = await in_thread(part.store, self._session, self._source, self._study_instance_uid)
+            outcome = await in_waiting_thread(part.store, self._session, self._source, self._study_instance_uid)
         finally:
             part.drop()
         self._outcomes[number] = outcome

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from gateway.dicomweb.responses import STATUS, status_of
-from gateway.http import Lane, Stream, _batch, check_host, root_url
+from gateway.http import Lane, Stream, _batch, check_host, in_thread, root_url
 from gateway.settings import HttpSettings, Settings
 from storage import errors
 
@@ -278,3 +278,49 @@ def test_several_frames_that_the_client_has_are_not_sent_again(samples):
     url = samples.url("colour_loop") + "/frames/1,3"
     etag = samples.get(url).headers["etag"]
     assert samples.get(url, headers={"If-None-Match": f'"other", {etag}'}).status_code == 304
+
+
+def test_reads_go_one_after_the_other_while_they_are_short():
+    together, most = 0, 0
+
+    def read():
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        time.sleep(0.0005)
+        together -= 1
+
+    async def run():
+        await asyncio.gather(*(in_thread(read) for _ in range(50)))
+
+    asyncio.run(run())
+    assert most <= 3  # a machine that is busy may make a short one long
+
+
+def test_a_read_that_waits_for_a_disk_keeps_nobody_waiting():
+    released = threading.Event()
+
+    async def run():
+        slow = [asyncio.create_task(in_thread(released.wait, 10)) for _ in range(10)]
+        assert await asyncio.wait_for(in_thread(lambda: "answered"), 5) == "answered"
+        assert not any(one.done() for one in slow)
+        released.set()
+        assert all(await asyncio.gather(*slow))
+        assert await in_thread(lambda: "goes on") == "goes on"
+
+    asyncio.run(run())
+
+
+def test_a_turn_is_given_back_by_those_that_fail_or_are_cancelled():
+    async def run():
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                await in_thread(lambda: 1 // 0)
+            waiting = asyncio.create_task(in_thread(time.sleep, 0.05))
+            await asyncio.sleep(0.01)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        assert await asyncio.wait_for(in_thread(lambda: "free"), 5) == "free"
+
+    asyncio.run(run())
