@@ -37,6 +37,16 @@ def _senders() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_SENDING_THREADS, thread_name_prefix="send")
 
 
+async def _to_its_end(step: asyncio.Future[bool]) -> bool:
+    """Wait for a step in a thread, also when we are cancelled meanwhile: until then its descriptors are in use."""
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await step
+        raise
+
+
 class BoundedHttp(HttpToolsProtocol):
     """One connection. Closed when a header is late or too long, or a body pauses or lasts too long."""
 
@@ -59,6 +69,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unheard_bytes = 0
         self._unread_timer: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
+        self._may_go_on = asyncio.Event()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time of the first header."""
@@ -70,6 +81,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._disarm()
         self._forget_unread()
         super().connection_lost(exc)
+        self._may_go_on.set()
 
     def pause_writing(self) -> None:
         """The peer does not take what is sent: it has a while to go on, and must take something in each."""
@@ -106,40 +118,51 @@ class BoundedHttp(HttpToolsProtocol):
                 await send(message)
                 return
             cycle: RequestResponseCycle = send.__self__
-            if not cycle.disconnected:
-                cycle.expected_content_length -= await self._send_pieces(cycle, message["pieces"])
+            pieces, message["size_bytes"] = message["pieces"], 0
+            await self._written()
+            if not self._is_over(cycle):
+                await self._send_pieces(cycle, pieces, message)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await app(scope, receive, sending)
 
-    async def _send_pieces(self, cycle: RequestResponseCycle, pieces: Iterator[Piece]) -> int:
-        """Write a body to the socket, step by step in threads; returns how many bytes the peer was given.
+    def _is_over(self, cycle: RequestResponseCycle) -> bool:
+        """Whether nobody waits for this answer any more; then nothing more is written for it."""
+        cycle.disconnected = cycle.disconnected or self.transport.is_closing()
+        return cycle.disconnected
+
+    async def _send_pieces(self, cycle: RequestResponseCycle, pieces: Iterator[Piece], told: dict[str, Any]) -> None:
+        """Write a body to the socket, step by step in threads, and tell how many bytes the peer was given.
 
         The peer must take something in each idle time, as in ``pause_writing``. Raises what the pieces raise.
         """
-        await self._written()
         with BodySender(self.transport.get_extra_info("socket").fileno(), pieces) as sender:
             try:
-                while not await self.loop.run_in_executor(_senders(), sender.step) and not cycle.disconnected:
+                while not await _to_its_end(self.loop.run_in_executor(_senders(), sender.step)):
                     await self._writable(sender.fileno())
-            except (ConnectionError, TimeoutError):
+                    if self._is_over(cycle):
+                        break
+            except OSError:  # of the socket: a file's are wrapped
                 self.transport.abort()
                 cycle.disconnected = True
-            return sender.sent_bytes
+            finally:
+                told["size_bytes"] = sender.sent_bytes
+                cycle.expected_content_length -= sender.sent_bytes
 
     async def _written(self) -> None:
         """Wait until nothing of what was written before waits for the socket."""
         if self.transport.get_write_buffer_size():
             self.transport.set_write_buffer_limits(0)
             await self.flow.drain()
-            self.transport.set_write_buffer_limits()
+            if not self.transport.is_closing():
+                self.transport.set_write_buffer_limits()
 
     async def _writable(self, descriptor: int) -> None:
-        """Wait until the socket takes more. Raises TimeoutError when the peer takes nothing for too long."""
-        ready = asyncio.Event()
-        self.loop.add_writer(descriptor, ready.set)
+        """Wait until the socket takes more, or is lost. Raises TimeoutError when the peer takes nothing for long."""
+        self._may_go_on.clear()
+        self.loop.add_writer(descriptor, self._may_go_on.set)
         try:
-            await asyncio.wait_for(ready.wait(), self._settings.body_idle_seconds)
+            await asyncio.wait_for(self._may_go_on.wait(), self._settings.body_idle_seconds)
         except TimeoutError:
             LIMITS_HIT.labels("http.body_idle_seconds").inc()
             raise

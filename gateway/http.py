@@ -378,8 +378,12 @@ class AccessLog:
                 status = message["status"]
                 message.setdefault("headers", []).append((b"x-request-id", identity.encode("ascii")))
             else:
-                sent_bytes += message["size_bytes"] if message["type"] == PIECES else len(message.get("body", b""))
-            await send(message)
+                sent_bytes += len(message.get("body", b""))
+            try:
+                await send(message)
+            finally:
+                if message["type"] == PIECES:  # who sends them tells how far it came
+                    sent_bytes += message["size_bytes"]
 
         try:
             await self._app(scope, receive, counting_send)

@@ -51,7 +51,7 @@ class BodySender:
                     self._text = self._text[sent:]
                     self.sent_bytes += sent
                 elif self._file is not None:
-                    self.sent_bytes += self._file.send_to(self._socket.fileno())
+                    self.sent_bytes += self._file.send_to(self._socket.fileno(), end - self.sent_bytes)
                     if len(self._file) == 0:
                         self._drop_file()
                 elif self._is_over:

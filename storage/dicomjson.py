@@ -23,7 +23,8 @@ _REFERENCE = b'"BulkDataURI":"\0'
 _MARK = b"\0"
 
 _PIECE = struct.Struct("<IIII")  # where its deflated bytes start and end; length and Adler-32 of its text
-_COUNT = struct.Struct("<I")
+_COUNT = struct.Struct("<I4s")
+_TABLE = b"\0gw1"  # closes a row with a table; earlier ones have none
 _ZLIB_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"
 _STORED_BLOCK = struct.Struct("<BHH")
@@ -51,7 +52,7 @@ def pack_metadata(json: Mapping[str, JsonElement], transfer_syntax_uid: str) -> 
         stream += (start, deflated)
         first, at = at + len(start), at + len(start) + len(deflated)
         table.append(_PIECE.pack(first or len(_ZLIB_HEADER), at, len(piece), zlib.adler32(piece)))
-    return b"".join((*stream, deflater.flush(), *table, _COUNT.pack(len(pieces))))
+    return b"".join((*stream, deflater.flush(), *table, _COUNT.pack(len(pieces), _TABLE)))
 
 
 def unpack_metadata(packed: bytes, instance_url: str) -> bytes:
@@ -83,6 +84,11 @@ def deflated_metadata_array(documents: Iterable[tuple[bytes, str]]) -> Iterator[
         yield _stored(separator)
         adler = zlib.adler32(separator, adler)
         separator = b","
+        if not packed.endswith(_TABLE):
+            text = unpack_metadata(packed, url)
+            yield _stored(text)
+            adler = zlib.adler32(text, adler)
+            continue
         reference = _reference(url)
         pieces, inserted = memoryview(packed), _stored(reference)
         parts: list[bytes | memoryview] = []
@@ -97,7 +103,7 @@ def deflated_metadata_array(documents: Iterable[tuple[bytes, str]]) -> Iterator[
 
 
 def _pieces(packed: bytes) -> Iterator[tuple[int, int, int, int]]:
-    (count,) = _COUNT.unpack_from(packed, len(packed) - _COUNT.size)
+    count, _ = _COUNT.unpack_from(packed, len(packed) - _COUNT.size)
     first = len(packed) - _COUNT.size - count * _PIECE.size
     return iter(_PIECE.iter_unpack(memoryview(packed)[first : len(packed) - _COUNT.size]))
 

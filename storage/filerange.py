@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import Self
@@ -9,6 +10,19 @@ from typing import Self
 from storage.errors import CorruptObject, StorageUnavailable
 
 CHUNK_BYTES = 1 << 20
+_SOCKET_ERRORS = frozenset(
+    (
+        errno.EAGAIN,
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.ENOTCONN,
+        errno.EPIPE,
+        errno.ETIMEDOUT,
+    )
+)
+_NO_SENDFILE = frozenset((errno.EINVAL, errno.ENOSYS))  # some file systems do not offer it
 
 
 class FileRange:
@@ -27,27 +41,39 @@ class FileRange:
     def __len__(self) -> int:
         return self.end - self.start
 
-    def send_to(self, socket_fd: int) -> int:
-        """Let the system send some of it, which it then no longer holds; returns how many bytes.
+    def send_to(self, socket_fd: int, most: int) -> int:
+        """Let the system send some of it, which it then no longer holds; returns how many bytes, at most ``most``.
 
-        Raises CorruptObject when the file is shorter, and what the socket raises.
+        Raises CorruptObject when the file is shorter, StorageUnavailable when it cannot be read, and what the socket
+        raises.
         """
-        sent = os.sendfile(socket_fd, self.fd, self.start, len(self))
+        try:
+            sent = os.sendfile(socket_fd, self.fd, self.start, min(len(self), most))
+        except OSError as error:
+            if error.errno in _SOCKET_ERRORS:
+                raise
+            if error.errno not in _NO_SENDFILE:
+                raise StorageUnavailable("An object cannot be read") from error
+            sent = os.write(socket_fd, self._read(min(CHUNK_BYTES, most)))
         if sent == 0:
             raise CorruptObject("The object is shorter than its row says")
         self.start += sent
         return sent
 
+    def _read(self, most: int) -> bytes:
+        try:
+            found = os.pread(self.fd, min(most, len(self)), self.start)
+        except OSError as error:
+            raise StorageUnavailable("An object cannot be read") from error
+        if not found:
+            raise CorruptObject("The object is shorter than its row says")
+        return found
+
     def chunks(self) -> Iterator[bytes]:
         """The bytes, for somebody who cannot send a file; it is closed at the end. Raises CorruptObject."""
         with self:
             while self.start < self.end:
-                try:
-                    found = os.pread(self.fd, min(CHUNK_BYTES, len(self)), self.start)
-                except OSError as error:
-                    raise StorageUnavailable("An object cannot be read") from error
-                if not found:
-                    raise CorruptObject("The object is shorter than its row says")
+                found = self._read(CHUNK_BYTES)
                 self.start += len(found)
                 yield found
 

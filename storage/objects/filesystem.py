@@ -107,14 +107,12 @@ class FilesystemObjectStore:
         path = self._path(key)
         folder = path.rpartition("/")[0]
         try:
-            if _has_size(path, spool.object_bytes):
-                _sync_folder(folder)
-                return
             made = self._make_folder(folder)
-            if spool.path is None:
-                spool.begin_file()
-            spool.sync()
-            spool.rename(path)
+            if not _has_size(path, spool.object_bytes):
+                if spool.path is None:
+                    spool.begin_file()
+                spool.sync()
+                spool.rename(path)
             _sync_folder(folder)
             self._sync_parents(made)
         except OSError as error:

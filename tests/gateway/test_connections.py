@@ -263,3 +263,33 @@ def test_a_body_that_is_shorter_than_it_should_be_breaks_the_connection_off(serv
         one.sendall(ASK_FOR_PIECES)
         _, said = closed_after(one)
     assert said.partition(b"\r\n\r\n")[2] == b"head" + b"f" * 1000
+
+
+def test_a_client_that_hangs_up_without_reading_is_not_waited_for(server, tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 30)
+    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    server.pieces = (body,)
+    before = hits("http.body_idle_seconds")
+    with server.connect() as one:
+        one.sendall(ASK_FOR_PIECES)
+        time.sleep(0.1)
+        one.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + 5
+        while body.fd >= 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert body.fd == -1
+    assert hits("http.body_idle_seconds") == before
+
+
+def test_a_server_that_stops_ends_a_body_that_nobody_reads(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 30)
+    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    with contextlib.closing(Server()) as server:
+        server.pieces = (body,)
+        one = server.connect()
+        one.sendall(ASK_FOR_PIECES)
+        time.sleep(0.1)
+    one.close()
+    assert body.fd == -1

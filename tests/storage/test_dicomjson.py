@@ -82,3 +82,10 @@ def test_whatever_text_is_packed_the_two_codings_agree(values, url):
     }
     kept = [(pack_metadata(json, EXPLICIT), url)]
     assert zlib.decompress(b"".join(deflated_metadata_array(kept))) == b"".join(metadata_array(kept))
+
+
+def test_rows_without_a_table_are_given_out_too():
+    kept, url = packed(3)
+    old = zlib.compress(zlib.decompressobj().decompress(kept), 1)
+    mixed = [(old, url), (kept, url), (old, url)]
+    assert zlib.decompress(b"".join(deflated_metadata_array(mixed))) == b"".join(metadata_array([(kept, url)] * 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import subprocess
 
@@ -82,3 +83,9 @@ def test_any_bytes_are_answered(raw):
             read_file_meta(prefix + raw)
         except NotDicom:
             continue
+
+
+def test_our_header_stays_as_it_was_for_every_object_that_is_stored():
+    """A key does not tell the header: another one would make a known object look damaged when it is sent again."""
+    header = canonical_header(Announcement("1.2.840.10008.5.1.4.1.1.2", "1.2.3", "1.2.840.10008.1.2.1"))
+    assert hashlib.sha256(header).hexdigest() == "2b869592e527c7ce5902892e1653d3df898bedaa70160043cb8f05f9411db6db"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
 import pytest
 
-from storage.errors import CorruptObject
+from storage.errors import CorruptObject, StorageUnavailable
 from storage.filerange import CHUNK_BYTES, FileRange, as_bytes
 
 CONTENT = os.urandom(2 * CHUNK_BYTES + 100)
@@ -52,9 +53,38 @@ def test_a_file_that_is_shorter_is_corrupt_in_both_ways(path):
         list(part.chunks())
     one, other = socket.socketpair()
     with one, other, opened(path, 40, 60) as part:
-        assert part.send_to(one.fileno()) == 10
+        assert part.send_to(one.fileno(), 100) == 10
         with pytest.raises(CorruptObject):
-            part.send_to(one.fileno())
+            part.send_to(one.fileno(), 100)
+
+
+def test_no_more_is_sent_at_once_than_was_asked_for(path):
+    one, other = socket.socketpair()
+    with one, other, opened(path, 5, 100) as part:
+        assert [part.send_to(one.fileno(), 40) for _ in range(3)] == [40, 40, 15]
+        assert other.recv(1000) == CONTENT[5:100]
+
+
+def test_where_the_file_system_offers_no_sendfile_the_bytes_are_copied(path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EINVAL, "no")
+
+    monkeypatch.setattr(os, "sendfile", refused)
+    one, other = socket.socketpair()
+    with one, other, opened(path, 5, 100) as part:
+        assert part.send_to(one.fileno(), 40) == 40
+        assert part.send_to(one.fileno(), 1000) == 55
+        assert other.recv(1000) == CONTENT[5:100]
+
+
+def test_a_file_that_cannot_be_read_is_no_fault_of_the_peer(path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(os, "sendfile", broken)
+    one, other = socket.socketpair()
+    with one, other, opened(path, 5, 100) as part, pytest.raises(StorageUnavailable):
+        part.send_to(one.fileno(), 40)
 
 
 def test_a_forgotten_range_closes_its_file(path):
