@@ -22,6 +22,7 @@ from storage.model import JsonElement, Level, Scope
 _BETWEEN_LINES = ",\n"
 _BEFORE_OTHERS = ",\r"
 _RETRIEVE_URL = "00081190"
+_RECENT_CHARACTERS = 16 << 10  # of a text whose elements are kept for a while; longer ones are a stranger's and rare
 _INHERITED = frozenset(attribute.tag for attribute in ATTRIBUTES if attribute.is_inherited)
 
 
@@ -68,12 +69,18 @@ def attributes_text(attributes: Mapping[str, JsonElement], *levels: Level) -> st
     return f"{{{text}{_BEFORE_OTHERS}{_json(others)[1:]}" if others else f"{{{text}}}"
 
 
-@lru_cache(maxsize=256)
 def read_attributes(text: str) -> Mapping[str, JsonElement]:
-    """The elements with a value in the text of a row. Whoever asks again, as each instance of a series does of its
-    parents, gets the same ones: nobody may change them.
+    """The elements with a value in the text of a row. Nobody may change them: each instance of a series asks for those
+    of its parents, and gets the same ones.
     """
+    return _recent_attributes(text) if len(text) <= _RECENT_CHARACTERS else _parsed(text)
+
+
+def _parsed(text: str) -> Mapping[str, JsonElement]:
     return {tag: element for tag, element in orjson.loads(text).items() if "Value" in element}
+
+
+_recent_attributes = lru_cache(maxsize=256)(_parsed)
 
 
 def _default_lines(text: str | None) -> list[str]:

@@ -212,6 +212,19 @@ def test_trailers_of_a_chunked_body_take_no_memory_and_end(gateway):
 ASK_FOR_PIECES = b"GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+def large_body(folder):
+    with (folder / "file").open("wb") as file:
+        file.truncate(1 << 30)
+    return FileRange(os.open(folder / "file", os.O_RDONLY), 0, 1 << 30)
+
+
+def is_closed_soon(body):
+    deadline = time.monotonic() + 5
+    while body.fd >= 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return body.fd == -1
+
+
 def test_a_body_that_the_connection_sends_is_followed_by_the_next_answer(server, tmp_path):
     (tmp_path / "file").write_bytes(b"f" * 5_000_000)
     for _ in range(3):
@@ -228,32 +241,22 @@ def test_a_body_that_the_connection_sends_is_followed_by_the_next_answer(server,
 
 
 def test_a_client_that_does_not_read_a_body_is_let_go_and_the_file_closed(server, tmp_path):
-    with (tmp_path / "file").open("wb") as file:
-        file.truncate(1 << 30)
-    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    body = large_body(tmp_path)
     server.pieces = (body,)
     before = hits("http.body_idle_seconds")
     with server.connect() as one:
         one.sendall(ASK_FOR_PIECES)
-        deadline = time.monotonic() + 5
-        while body.fd >= 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert body.fd == -1
+        assert is_closed_soon(body)
         assert hits("http.body_idle_seconds") == before + 1
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_body_ends_it(server, tmp_path):
-    with (tmp_path / "file").open("wb") as file:
-        file.truncate(1 << 30)
-    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    body = large_body(tmp_path)
     server.pieces = (body,)
     with server.connect() as one:
         one.sendall(ASK_FOR_PIECES)
         one.recv(100_000)
-    deadline = time.monotonic() + 5
-    while body.fd >= 0 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert body.fd == -1
+    assert is_closed_soon(body)
 
 
 def test_a_body_that_is_shorter_than_it_should_be_breaks_the_connection_off(server, tmp_path):
@@ -266,26 +269,19 @@ def test_a_body_that_is_shorter_than_it_should_be_breaks_the_connection_off(serv
 
 
 def test_a_client_that_hangs_up_without_reading_is_not_waited_for(server, tmp_path):
-    with (tmp_path / "file").open("wb") as file:
-        file.truncate(1 << 30)
-    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    body = large_body(tmp_path)
     server.pieces = (body,)
     before = hits("http.body_idle_seconds")
     with server.connect() as one:
         one.sendall(ASK_FOR_PIECES)
         time.sleep(0.1)
         one.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + 5
-        while body.fd >= 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-    assert body.fd == -1
+        assert is_closed_soon(body)
     assert hits("http.body_idle_seconds") == before
 
 
 def test_a_server_that_stops_ends_a_body_that_nobody_reads(tmp_path):
-    with (tmp_path / "file").open("wb") as file:
-        file.truncate(1 << 30)
-    body = FileRange(os.open(tmp_path / "file", os.O_RDONLY), 0, 1 << 30)
+    body = large_body(tmp_path)
     with contextlib.closing(Server()) as server:
         server.pieces = (body,)
         one = server.connect()

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.attributes import ATTRIBUTES, Returned, by_keyword
+from storage.index import fragments
 from storage.index.fragments import _default_lines, attributes_text, read_attributes
 from storage.index.sql import plan_of
 from storage.matching import Match, Query
@@ -89,3 +90,14 @@ def test_searches_that_are_asked_most_are_answered_with_the_default(level, scope
 )
 def test_what_is_asked_for_beyond_the_default_is_no_default(level, scope, include, keys):
     assert not default(level, scope, include, **keys)
+
+
+def test_long_texts_of_strangers_are_not_kept_in_memory():
+    before = fragments._recent_attributes.cache_info().currsize
+    for number in range(20):
+        read = fragments.read_attributes(f'{{"00104000":{{"Value":["{number}{"x" * (64 << 10)}"],"vr":"LT"}}}}')
+        assert len(read["00104000"]["Value"][0]) > 64 << 10
+    assert fragments._recent_attributes.cache_info().currsize == before
+    short = '{"00100010":{"vr":"PN"},"00100020":{"Value":["P"],"vr":"LO"}}'
+    assert fragments.read_attributes(short) == {"00100020": {"Value": ["P"], "vr": "LO"}}
+    assert fragments.read_attributes(short) is fragments.read_attributes(short)
