@@ -23,6 +23,7 @@ BUSY_SECONDS = 10.0
 READERS = 8
 _CACHE_KIB = 4 * 1024
 _WAL_BYTES = 64 << 20
+_CHECKPOINT_PAGES = 4000  # 16 MB: a store of a new study writes a dozen pages, most of them again and again
 
 Connection: TypeAlias = sqlite3.Connection  # pysqlite3's has the same face
 
@@ -72,6 +73,7 @@ def connect(path: Path, factory: type[Connection] | None = None) -> Connection:
             "trusted_schema = OFF",
             f"cache_size = -{_CACHE_KIB}",
             f"journal_size_limit = {_WAL_BYTES}",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
         ):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
