@@ -145,6 +145,24 @@ def name_form(text: str) -> str:
     return "^".join(components).rstrip("^ ")
 
 
+_BETWEEN_WORDS = re.compile(r"[\s^=,.\-]+")
+_ACCENTS = dict.fromkeys((*range(0x0300, 0x0370), 0x27, 0x2019, 0x60))  # with apostrophes: O'Brien is OBrien
+_PLAIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a name, folded and without accents, in which fuzzy matching looks. PS3.4 §C.2.2.2.1"""
+    folded = unicodedata.normalize("NFKD", clean(text).casefold()).translate(_ACCENTS).translate(_PLAIN)
+    return [word for word in _BETWEEN_WORDS.split(unicodedata.normalize("NFC", folded)) if word]
+
+
+def words_form(element: JsonElement | None) -> str | None:
+    """The words of all names of an element, of all their component groups, each behind a blank; None without any."""
+    names = list((element or {}).get("Value") or ())[:MAXIMUM_SEARCHED_VALUES]
+    words = [word for name in names for group in _groups_of_name(name) for word in words_of(group)]
+    return "".join(f" {word}" for word in dict.fromkeys(words))[:MAXIMUM_SEARCHED_CHARACTERS] or None
+
+
 _FORMS: Mapping[str, Callable[[JsonElement], str | None]] = MappingProxyType(
     {
         **dict.fromkeys(NUMBER_VRS, number_form),

@@ -28,6 +28,8 @@ from storage.forms import (
     number_form,
     search_forms,
     time_interval,
+    words_form,
+    words_of,
 )
 from storage.model import JsonElement, Level, Scope
 
@@ -105,6 +107,7 @@ class MatchKind(enum.Enum):
     WILDCARD = "wildcard"
     RANGE = "range"
     EMPTY = "empty value"
+    WORDS = "words of a name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,9 @@ class Match:
         """
         if self.kind is MatchKind.UNIVERSAL:
             return True
+        if self.kind is MatchKind.WORDS:
+            words = words_form(element)
+            return words is not None and _any_holds(self.terms[0], (words,))
         forms = search_forms(self.attribute, element)
         if self.kind is MatchKind.EMPTY:
             return not any(value for group in forms for value in group)
@@ -311,8 +317,9 @@ class Query:
     matches: all must hold; a match on a level below asks that one series or instance exists for which all matches
     below hold. scope: the study or series that a path names, of which any part may be missing ("" for a study that
     the path leaves open). include: tags of the attribute table to return beyond the default, or ``"all"``; what is
-    matched is returned, too. fuzzy: a name without wildcards is also found by the beginnings of its words, in any
-    order. limit: answers at most, None for no limit. offset: answers to skip.
+    matched is returned, too. fuzzy: each word of a name without inner wildcards begins some word of the name, in any
+    order and component group, whatever its accents; it lies anywhere in the name after a leading ``*``. limit: answers
+    at most, None for no limit. offset: answers to skip. after: ``Answer.place`` of the answer before the first one.
     """
 
     level: Level
@@ -322,6 +329,7 @@ class Query:
     fuzzy: bool = False
     limit: int | None = None
     offset: int = 0
+    after: tuple[str | int, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.matches) > MAXIMUM_MATCHES:
@@ -336,11 +344,13 @@ class Query:
 
 
 def _as_words(match: Match) -> tuple[Match, ...]:
-    if match.attribute.vr != "PN" or match.kind is not MatchKind.SINGLE or len(match.terms) != 1:
+    """A name as one match for each of its words. A pattern that has wildcards within stays what it is."""
+    if match.attribute.vr != "PN" or len(match.terms) != 1 or match.kind not in (MatchKind.SINGLE, MatchKind.WILDCARD):
         return (match,)
-    text = "^".join(term.text for term in match.terms[0] if isinstance(term, Exactly))
-    words = [word for word in re.split(r"[\s^]+", text) if word]
-    return tuple(
-        Match(match.attribute, MatchKind.WILDCARD, ((Like(f"{word}*"), Like(f"*^{word}*"), Like(f"* {word}*")),))
-        for word in words
-    )
+    term = match.terms[0][0]
+    text = term.text if isinstance(term, Exactly) else term.pattern if isinstance(term, Like) else ""
+    words = words_of(text.strip("*"))
+    if not words or _WILDCARDS.search(text.strip("*")):
+        return (match,)
+    anywhere = "*" if text.startswith("*") else "* "
+    return tuple(Match(match.attribute, MatchKind.WORDS, ((Like(f"{anywhere}{word}*"),),)) for word in words)

@@ -150,9 +150,11 @@ class Answer:
     """One match of a search, in the DICOM JSON Model.
 
     attributes: by eight-digit tag, ascending, with the maintained ones (Modalities in Study, counts); no Retrieve
-    URL, which is the door's. Elements without a value hold only ``vr``.
+    URL, which is the door's. Elements without a value hold only ``vr``. place: where it stands in the order of its
+    level, for ``Query.after``.
     """
 
     level: Level
     scope: Scope
     attributes: Mapping[str, JsonElement] = field(default_factory=dict)
+    place: tuple[str | int, ...] = field(default=(), compare=False)

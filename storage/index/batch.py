@@ -32,6 +32,7 @@ from storage.model import Entry, Instance, JsonElement, Level, Outcome, Receipt,
 OTHER_PATIENT = "The instance names another patient than the study it belongs to"
 
 STORED, DELETED = "stored", "deleted"
+_REFILLED_AT_ONCE = 1000
 
 
 def _key(keyword: str) -> Attribute:
@@ -74,13 +75,16 @@ _ENCODING = (
 )
 _RECEIVED = ("received_at", "last_received_at", "door", "calling_ae", "address")
 
-_INSERT_STUDY = _insert("study", ("study_instance_uid", *_STUDY_DERIVED))
-_INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *_SERIES_DERIVED))
-_INSERT_INSTANCE = _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED))
+_GIVING_ID = " RETURNING id"
+_INSERT_STUDY = _insert("study", ("study_instance_uid", *_STUDY_DERIVED)) + _GIVING_ID
+_INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *_SERIES_DERIVED)) + _GIVING_ID
+_INSERT_INSTANCE = (
+    _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
+)
 _INSERT_RIVAL = (
     _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED))
     + " ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
-    "last_received_at = excluded.last_received_at, receive_count = receive_count + 1"
+    "last_received_at = excluded.last_received_at, receive_count = rival.receive_count + 1"
 )
 _UPDATE_STUDY = _update("study", _STUDY_DERIVED)
 _UPDATE_SERIES = _update("series", _SERIES_DERIVED)
@@ -94,8 +98,8 @@ _RECEIVED_AGAIN = (
     "UPDATE instance SET last_received_at = ?, receive_count = receive_count + 1 WHERE sop_instance_uid = ?"
 )
 _INSERT_CHANGE = (
-    "INSERT INTO change (kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at) "
-    "VALUES (?, ?, ?, ?, ?)"
+    "INSERT INTO change (sequence, kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at) "
+    "VALUES ((SELECT coalesce(max(sequence), 0) + 1 FROM change), ?, ?, ?, ?, ?)"
 )
 
 
@@ -150,6 +154,16 @@ def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
             if one and other and one != other:
                 return True
     return False
+
+
+def refill(connection: Connection) -> None:
+    """Work out anew the columns of studies and series that follow from the attributes they keep, in a transaction."""
+    for table, update, values in (("study", _UPDATE_STUDY, _study_values), ("series", _UPDATE_SERIES, _series_values)):
+        last = 0
+        text = f"SELECT id, attributes FROM {table} WHERE id > ? ORDER BY id LIMIT {_REFILLED_AT_ONCE}"  # noqa: S608 - constant names
+        while rows := connection.execute(text, (last,)).fetchall():
+            connection.executemany(update, [(*values(read_attributes(kept)), row_id) for row_id, kept in rows])
+            last = rows[-1][0]
 
 
 # ---- the batch -----------------------------------------------------------------------------------------------------
@@ -208,7 +222,7 @@ class Batch:
         is_other = not is_new_study and _names_another_patient(row, study.attributes)
         row_id = self._insert(
             _INSERT_INSTANCE,
-            (series.id, is_other, *_encoding(instance), *self._received(row.entry.source), *row.instance),
+            (series.id, int(is_other), *_encoding(instance), *self._received(row.entry.source), *row.instance),
         )
         self._connection.execute(
             "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?)",
@@ -233,9 +247,8 @@ class Batch:
 
     def _insert(self, text: str, values: Sequence[Any]) -> int:
         """Insert a row; returns its id."""
-        row_id = self._connection.execute(text, values).lastrowid
-        assert row_id is not None
-        return row_id
+        (row_id,) = self._connection.execute(text, values).fetchone()
+        return int(row_id)
 
     def _received(self, source: Source) -> tuple[str, ...]:
         return (self._now, self._now, source.door, source.calling_ae, source.address)

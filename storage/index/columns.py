@@ -3,7 +3,7 @@
 A column holds the search forms of an attribute: NULL for none, the text of a single one, or U+001F followed by a
 JSON array of several. A search form never starts with a control character, so the two cannot be taken for each
 other, and a single value, which is the rule, can be found by the column's index. Names have a column for each
-component group.
+component group, and one for their words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 import orjson
 
 from storage.attributes import ATTRIBUTES, Attribute
-from storage.forms import search_forms
+from storage.forms import search_forms, words_form
 from storage.model import JsonElement, Level
 
 SEVERAL = "\x1f"
@@ -27,6 +27,11 @@ _NO_DATE, _NO_TIME = "00000000", "000000.000000"
 def columns(attribute: Attribute) -> tuple[str, ...]:
     """Names of the columns of a key: one, or three for the component groups of a name."""
     return tuple(attribute.column + suffix for suffix in (_GROUP_SUFFIXES if attribute.vr == "PN" else ("",)))
+
+
+def words_column(attribute: Attribute) -> str:
+    """Name of the column that holds the words of a name, for fuzzy matching."""
+    return f"{attribute.column}_words"
 
 
 def pack(values: Sequence[str | None]) -> str | None:
@@ -52,7 +57,9 @@ def derived_keys(*levels: Level) -> tuple[Attribute, ...]:
 @cache
 def derived_columns(*levels: Level) -> tuple[str, ...]:
     """The columns of ``derived_values``, in the same order."""
-    return tuple(column for attribute in derived_keys(*levels) for column in columns(attribute))
+    keys = derived_keys(*levels)
+    names = tuple(column for attribute in keys for column in columns(attribute))
+    return names + tuple(words_column(attribute) for attribute in keys if attribute.vr == "PN")
 
 
 @cache
@@ -67,7 +74,12 @@ def derived_values(attributes: Mapping[str, JsonElement], *levels: Level) -> lis
     for attribute, tag, nothing in _derived(*levels):
         element = attributes.get(tag)
         values += nothing if element is None else map(pack, search_forms(attribute, element))
-    return values
+    return values + [words_form(attributes.get(tag)) for tag in _names(*levels)]
+
+
+@cache
+def _names(*levels: Level) -> tuple[str, ...]:
+    return tuple(attribute.tag for attribute in derived_keys(*levels) if attribute.vr == "PN")
 
 
 def first_form(attributes: Mapping[str, JsonElement], attribute: Attribute) -> str | None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from storage.errors import Overloaded, StorageUnavailable
-from storage.index.engine import BUSY_SECONDS, Connection, Error, is_busy, is_unavailable
+from storage.index.engine import Connection, Engine
 
 
 class Unit(Protocol):
@@ -57,13 +56,13 @@ class _Act:
         """Let the caller go on, once."""
         self._signal.release()
 
-    def attempt(self, connection: Connection, unit: Unit) -> None:
+    def attempt(self, engine: Engine, connection: Connection, unit: Unit) -> None:
         """Perform it, and undo it alone if it fails. Raises when the transaction cannot go on."""
         connection.execute("SAVEPOINT act")
         try:
             self.result = self.perform(unit)
         except BaseException as error:
-            if is_unavailable(error) or not connection.in_transaction:
+            if engine.is_unavailable(error) or not connection.in_transaction:
                 raise
             connection.execute("ROLLBACK TO act")
             unit.forget()
@@ -80,24 +79,22 @@ class _Act:
 class Committer(Generic[SomeUnit]):
     """Runs acts in transactions. Thread-safe.
 
-    open_connection: makes the connection for writing, also the next one after a failure. begin: makes the unit that
-    acts of one transaction get. capacity: acts that may wait; one more raises Overloaded. most: acts of one commit.
+    engine: gives the connection for writing, also the next one after a failure. begin: makes the unit that acts of
+    one transaction get. capacity: acts that may wait; one more raises Overloaded. most: acts of one commit.
     """
 
     def __init__(
         self,
-        open_connection: Callable[[], Connection],
+        engine: Engine,
         begin: Callable[[Connection], SomeUnit],
         *,
         capacity: int = 1000,
         most: int = 50,
-        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
-        self._open = open_connection
+        self._engine = engine
         self._begin = begin
         self._capacity = capacity
         self._most = most
-        self._busy_seconds = busy_seconds
         self._connection: Connection | None = None
         self._waiting: deque[_Act] = deque()
         self._mutex = threading.Lock()
@@ -164,45 +161,35 @@ class Committer(Generic[SomeUnit]):
                 acts[0].result = acts[0].perform(unit)  # there is nobody to undo it for alone
             else:
                 for act in acts:
-                    act.attempt(connection, unit)
+                    act.attempt(self._engine, connection, unit)
             unit.settle()
             is_committing = True
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - carried to each of the callers who share it
             self._drop_connection()
             for act in acts:
-                act.failure = act.failure or _shared(error, is_committing=is_committing)
+                act.failure = act.failure or _shared(self._engine, error, is_committing=is_committing)
 
     def _started(self) -> Connection:
-        """The connection, in a transaction that already has the write lock."""
-        deadline = time.monotonic() + self._busy_seconds
+        """The connection, in a transaction that already has the right to write."""
         if self._connection is None:
-            self._connection = self._open()
-            # SQLite would sleep up to 100 ms between two looks at a lock that others hold for a few.
-            self._connection.execute("PRAGMA busy_timeout = 0")
-        while True:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-            except Error as error:
-                if not is_busy(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.001)
-            else:
-                return self._connection
+            self._connection = self._engine.writer()
+        self._engine.begin(self._connection)
+        return self._connection
 
     def _drop_connection(self) -> None:
         """Close it, which takes back what is not committed; after a failure nobody knows its state."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(Error):
+            with contextlib.suppress(Exception):  # its transaction ends with it, however it ends
                 connection.close()
 
 
-def _shared(error: BaseException, *, is_committing: bool) -> BaseException:
+def _shared(engine: Engine, error: BaseException, *, is_committing: bool) -> BaseException:
     """One exception for each caller: two threads may not raise the same one."""
     if isinstance(error, StorageUnavailable):
         return StorageUnavailable(error.reason)
-    if is_unavailable(error) or (is_committing and isinstance(error, Error)):
+    if engine.is_unavailable(error) or (is_committing and engine.is_error(error)):
         unavailable = StorageUnavailable("The index could not commit")
         unavailable.__cause__ = error
         return unavailable

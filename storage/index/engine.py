@@ -1,173 +1,88 @@
-"""SQLite as we use it: which library, how a connection is opened, and which of its errors mean *not now*.
-
-The interpreter's own SQLite is taken when it is free of the WAL-reset bug, otherwise the one that pysqlite3 brings;
-with neither nothing opens (F14). https://sqlite.org/wal.html#walresetbug
-"""
+"""The seam below the rows: what the index needs of a database, whichever it is."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sqlite3
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
-from storage.errors import StorageUnavailable
+from storage.index.dialect import Dialect
 
-OLDEST_SQLITE = (3, 51, 3)
 BUSY_SECONDS = 10.0
+"""How long a writer waits for others who write."""
+SEARCH_SECONDS = 30.0
+"""How long one reading statement may take."""
 READERS = 8
-_CACHE_KIB = 4 * 1024
-_WAL_BYTES = 64 << 20
-_CHECKPOINT_PAGES = 4000  # 16 MB: a store of a new study writes a dozen pages, most of them again and again
-
-Connection: TypeAlias = sqlite3.Connection  # pysqlite3's has the same face
+"""Connections for reading of one process."""
 
 
-def _modules() -> Iterator[ModuleType]:
-    yield sqlite3
-    with contextlib.suppress(ImportError):
-        yield importlib.import_module("pysqlite3.dbapi2")
+class Cursor(Protocol):
+    """What a statement gave."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows that a change touched."""
+        ...
+
+    def fetchone(self) -> Any:
+        """The next row, a tuple; None behind the last."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """The rows that are left."""
+        ...
 
 
-def _newest() -> ModuleType:
-    suitable = (module for module in _modules() if module.sqlite_version_info >= OLDEST_SQLITE)
-    return next(suitable, None) or max(_modules(), key=lambda module: module.sqlite_version_info)
+class Connection(Protocol):
+    """A connection in autocommit mode, for any one thread at a time. Parameters stand as ``?`` in every text."""
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        ...
 
-_SQLITE = _newest()
+    def execute(self, text: str, parameters: Sequence[Any] = ..., /) -> Cursor:
+        """Run one statement."""
+        ...
 
-Error: type[sqlite3.Error] = _SQLITE.Error
-
-
-def sqlite_version() -> str:
-    """Version of the SQLite library in use."""
-    return str(_SQLITE.sqlite_version)
-
-
-def check_version(version_info: tuple[int, ...]) -> None:
-    """Refuse a library that can damage a file which two connections write. Raises StorageUnavailable. F14"""
-    if version_info < OLDEST_SQLITE:
-        raise StorageUnavailable("SQLite is older than 3.51.3; install pysqlite3")
-
-
-def connect(path: Path, factory: type[Connection] | None = None) -> Connection:
-    """A connection in autocommit mode that any one thread at a time may use; makes the file when it is not there.
-
-    Each commit is on disk when it returns (``synchronous=FULL``). factory: a subclass of the library's connection.
-    """
-    check_version(_SQLITE.sqlite_version_info)
-    options = {"factory": factory} if factory else {}
-    connection: Connection = _SQLITE.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256, **options
-    )
-    try:
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            "trusted_schema = OFF",
-            f"cache_size = -{_CACHE_KIB}",
-            f"journal_size_limit = {_WAL_BYTES}",
-            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def connection_class() -> type[Connection]:
-    """The library's own connection class, for subclasses of it."""
-    kind: type[Connection] = _SQLITE.Connection
-    return kind
-
-
-# Primary result codes after which the same call may succeed later, or elsewhere. https://sqlite.org/rescode.html
-_NOT_NOW = frozenset(
-    {
-        5: "BUSY",
-        6: "LOCKED",
-        7: "NOMEM",
-        8: "READONLY",
-        9: "INTERRUPT",
-        10: "IOERR",
-        11: "CORRUPT",
-        13: "FULL",
-        14: "CANTOPEN",
-        15: "PROTOCOL",
-        26: "NOTADB",
-    }
-)
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Whether an exception says that the database cannot keep its promise; anything else of SQLite is our mistake."""
-    return isinstance(error, Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _NOT_NOW
-
-
-def is_busy(error: BaseException) -> bool:
-    """Whether another process holds the lock."""
-    return isinstance(error, Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (5, 6)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Within it, what SQLite cannot do now is StorageUnavailable."""
-    try:
-        yield
-    except Error as error:
-        if is_unavailable(error):
-            raise StorageUnavailable("The index cannot be reached") from error
-        raise
-
-
-class Readers:
-    """Connections for reading, at most ``READERS`` as each has a cache; each is used by one thread at a time.
-
-    Thread-safe. They cannot write. A block must not ask for a second one.
-    """
-
-    def __init__(self, open_connection: Callable[[], Connection]) -> None:
-        self._open = open_connection
-        self._idle: deque[Connection] = deque()
-        self._places = threading.Semaphore(READERS)
-        self._is_closed = False
-
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """One of them, for as long as the block takes; after an error it is not used again."""
-        if self._is_closed:
-            raise StorageUnavailable("The index is closed")
-        with self._places, translated():
-            connection = self._take()
-            try:
-                yield connection
-            except BaseException:
-                connection.close()
-                raise
-            self._idle.append(connection)
-        self._close_idle_if_closed()
-
-    def _take(self) -> Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            connection = self._open()
-            connection.execute("PRAGMA query_only = ON")
-            return connection
-
-    def _close_idle_if_closed(self) -> None:
-        with contextlib.suppress(IndexError):
-            while self._is_closed:
-                self._idle.pop().close()
+    def executemany(self, text: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
+        """Run one statement for each row of parameters."""
+        ...
 
     def close(self) -> None:
-        """Close those that are idle now, and the others as soon as they are given back."""
-        self._is_closed = True
-        self._close_idle_if_closed()
+        """Let go of it; a transaction that is open is taken back."""
+        ...
+
+
+class Engine(Protocol):
+    """A database that holds the rows. Thread-safe."""
+
+    dialect: Dialect
+
+    def writer(self) -> Connection:
+        """A new connection for writing, of which each commit is on disk when it returns."""
+        ...
+
+    def begin(self, connection: Connection) -> None:
+        """Open a transaction that has the right to write, alone among all processes, until it ends."""
+        ...
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A connection for reading, for as long as the block takes. A block must not ask for a second one.
+
+        A statement that takes longer than it may is broken off. Within it, what the database cannot do now is
+        StorageUnavailable.
+        """
+        ...
+
+    def is_unavailable(self, error: BaseException) -> bool:
+        """Whether an exception says that the database cannot keep its promise; any other is a mistake of ours."""
+        ...
+
+    def is_error(self, error: BaseException) -> bool:
+        """Whether an exception is one of the database's library."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every connection for reading."""
+        ...

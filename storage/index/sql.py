@@ -1,13 +1,15 @@
 """From Query to SQL and from rows to answers. The texts are made of constants and of the attribute table's column
 names only; every value of a query is a bound parameter (H7). Pure: it runs nothing.
 
-A search is one statement. The order is total, and the same after the index was rebuilt: studies by date, time and
-UID, all descending, so that the latest come first; series by number, UID and study; instances by series, number and
-UID; patients as their latest studies.
+A search is one statement, which starts at few rows that a probe found (``storage.index.probes``), below the resource
+that is named, or else reads rows in the order of the answers until there are enough of them. The order is total, and
+the same after the index was rebuilt: studies by date, time and UID, all descending, so that the latest come first;
+series by number, UID and study; instances by series, number and UID; patients as their latest studies that match.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,12 +17,11 @@ from typing import Any, Literal
 
 import orjson
 
-from storage.attributes import ATTRIBUTES, Attribute, Returned
-from storage.index.columns import columns, unpack
+from storage.attributes import ATTRIBUTES, Attribute, Returned, by_keyword
+from storage.index.columns import columns, unpack, words_column
+from storage.index.dialect import Dialect, Statement
 from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Term
 from storage.model import Answer, JsonElement, Level, Scope
-
-Statement = tuple[str, list[Any]]
 
 _TABLES = {Level.PATIENT: "study", Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
 _SERIES_OF_STUDY = "series.study = study.id"
@@ -36,8 +37,6 @@ INSTANCE_COLUMNS = (
     "instance.transfer_syntax_uid, instance.digest, instance.object_key, instance.size_bytes, "
     "instance.data_set_offset, instance.number_of_frames"
 )
-# Read from the first instance of the first series on, however the planner would rather have it.
-_IN_ORDER = f"series CROSS JOIN instance ON {_INSTANCE_OF_SERIES} JOIN study ON {_SERIES_OF_STUDY}"
 ORDERS = {
     Level.STUDY: "study.study_order DESC, study.study_instance_uid DESC",
     Level.SERIES: "series.series_order, series.series_instance_uid, study.study_instance_uid",
@@ -46,30 +45,30 @@ ORDERS = {
         "instance.instance_order, instance.sop_instance_uid"
     ),
 }
+# The tables down to a level in the order in which they are joined, by the one that is read first. A page of all
+# instances is read from the first instance of the first series on.
+_PATHS = {
+    (Level.STUDY, "study"): ("study",),
+    (Level.SERIES, "study"): ("study", "series"),
+    (Level.SERIES, "series"): ("series", "study"),
+    (Level.INSTANCE, "study"): ("study", "series", "instance"),
+    (Level.INSTANCE, "series"): ("series", "instance", "study"),
+    (Level.INSTANCE, "instance"): ("instance", "series", "study"),
+}
+_LINKS = {
+    frozenset(("study", "series")): _SERIES_OF_STUDY,
+    frozenset(("series", "instance")): _INSTANCE_OF_SERIES,
+}
 
-# Columns that have an index of their own in the schema.
-_INDEXED = frozenset(
-    f"study.{column}"
-    for column in (
-        "patient_id",
-        "patient_name",
-        "patient_name_ideographic",
-        "patient_name_phonetic",
-        "accession_number",
-        "study_date",
-    )
-)
+_STUDY_DATE = by_keyword("StudyDate")
+_AFTER_DIGITS = "~"
 
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
-_PATIENTS = """
-SELECT * FROM (
-  SELECT {selected}, study.study_order AS study_order, row_number() OVER (
-    PARTITION BY study.patient_id, study.issuer_of_patient_id,
-      CASE WHEN study.patient_id IS NULL THEN study.study_instance_uid END
-    ORDER BY study.study_order DESC, study.study_instance_uid DESC
-  ) AS place FROM study WHERE {condition}
-) WHERE place = 1 ORDER BY study_order DESC, study_instance_uid DESC LIMIT ? OFFSET ?
-"""
+_LATEST_OF_PATIENT = """NOT EXISTS (
+  SELECT 1 FROM study AS later WHERE {later} = {study} AND later.patient_id = study.patient_id
+    AND later.issuer_of_patient_id IS NOT DISTINCT FROM study.issuer_of_patient_id
+    AND (later.study_order, later.study_instance_uid) > (study.study_order, study.study_instance_uid)
+    AND {condition})"""
 
 
 # ---- what is returned --------------------------------------------------------------------------------------------
@@ -102,6 +101,11 @@ _COLUMNS_OF_LEVEL = {
     ),
     Level.SERIES: ("series.attributes", "series.number_of_series_related_instances"),
     Level.INSTANCE: ("instance.attributes", "instance.sop_class_uid", "instance.transfer_syntax_uid"),
+}
+_PLACES = {
+    Level.STUDY: ("study.study_order",),
+    Level.SERIES: ("series.series_order",),
+    Level.INSTANCE: ("series.series_order", "instance.instance_order"),
 }
 _UIDS = ("study.study_instance_uid", "series.series_instance_uid", "instance.sop_instance_uid")
 
@@ -162,12 +166,14 @@ def _is_always_there(attribute: Attribute, asked: set[str]) -> bool:
 
 
 def _selected(level: Level, sources: set[Level]) -> str:
-    """The columns of a row: UIDs down to the level, then for each level its attributes, or NULL where none is used."""
+    """The columns of a row: UIDs down to the level, then for each level its attributes, or NULL where none is used, and
+    last what its place in the order depends on beside the UIDs.
+    """
     names = list(_UIDS[: max(level, Level.STUDY)])
     for source, of_level in _COLUMNS_OF_LEVEL.items():
         if source <= max(level, Level.STUDY):
             names += of_level if source in sources else ["NULL"] * len(of_level)
-    return ", ".join(names)
+    return ", ".join((*names, *_PLACES[max(level, Level.STUDY)]))
 
 
 def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
@@ -187,8 +193,17 @@ def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
             if element is not None:
                 elements[tag] = element
         scope = Scope("") if plan.level is Level.PATIENT else Scope(*uids)
-        answers.append(Answer(plan.level, scope, elements))
+        answers.append(Answer(plan.level, scope, elements, _place(depth, row)))
     return answers
+
+
+def _place(level: Level, row: Sequence[Any]) -> tuple[str | int, ...]:
+    """The values of ``ORDERS`` in a row."""
+    if level is Level.STUDY:
+        return row[-1], row[0]
+    if level is Level.SERIES:
+        return row[-1], row[1], row[0]
+    return row[-2], row[1], row[0], row[-1], row[2]
 
 
 def spans_of(plan: Plan) -> dict[Level, slice]:
@@ -234,25 +249,110 @@ def _put(elements: dict[str, JsonElement], tag: str, vr: str, values: Sequence[s
 # ---- what is matched ---------------------------------------------------------------------------------------------
 
 
-def search_statement(query: Query, plan: Plan) -> Statement:
-    """The one statement that answers a query."""
-    condition, parameters = _condition(query)
-    parameters += [-1 if query.limit is None else query.limit, query.offset]
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Where a statement starts: only these rows of a table can lead to an answer."""
+
+    table: str
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class DateRange:
+    """A part of the order of studies: outside of it no study matches that has a single Study Date."""
+
+    match: Match
+    first: str
+    last: str
+
+
+def search_statement(
+    query: Query, plan: Plan, dialect: Dialect, lead: Lead | None = None, outliers: Sequence[int] | None = ()
+) -> Statement:
+    """The one statement that answers a query.
+
+    lead: rows to start at. outliers: studies with several dates that may match, wherever ``date_range`` ends; None
+    for too many to name.
+    """
+    level = max(query.level, Level.STUDY)
+    parts = [_condition(query, dialect)]
+    first = _first_table(query, level) if lead is None else lead.table
+    if lead is not None:
+        parts.append(dialect.among(f"{lead.table}.id", lead.ids))
+    elif level is Level.STUDY:
+        parts += _order_range(query, outliers, dialect)
     if query.level is Level.PATIENT:
-        return _PATIENTS.format(selected=plan.selected, condition=condition), parameters
-    level = query.level
-    tables = _IN_ORDER if level is Level.INSTANCE and _is_unselective(query) else JOINS[level]
+        parts.append(_latest_of_patient(parts[0], dialect))
+    if query.after is not None:
+        parts += _behind(level, query.after)
+    condition, parameters = joined(parts, " AND ")
     text = (
-        f"SELECT {plan.selected} FROM {tables} WHERE {condition} "  # noqa: S608 - constants of this module
+        f"SELECT {plan.selected} FROM {_joined_tables(level, first, dialect)} WHERE {condition} "  # noqa: S608 - constants of this module
         f"ORDER BY {ORDERS[level]} LIMIT ? OFFSET ?"
     )
-    return text, parameters
+    return text, [*parameters, dialect.no_limit if query.limit is None else query.limit, query.offset]
 
 
-def _is_unselective(query: Query) -> bool:
-    """Whether nothing is asked that an index answers: then a page is read in its order, and not sorted from all."""
-    keys = (match.attribute for match in query.conditions())
-    return query.scope is None and not any(key.is_identity or _column_of(key, key.column) in _INDEXED for key in keys)
+def _first_table(query: Query, level: Level) -> str:
+    """Where to start without a lead: at the resource that is named, else where the order starts."""
+    scope = query.scope or Scope("")
+    if scope.study_instance_uid or level is Level.STUDY:
+        return "study"
+    return "instance" if scope.sop_instance_uid and level is Level.INSTANCE else "series"
+
+
+def _joined_tables(level: Level, first: str, dialect: Dialect) -> str:
+    names = _PATHS[level, first]
+    text = first
+    for number, name in enumerate(names[1:], start=1):
+        link = next(_LINKS[pair] for known in names[:number] if (pair := frozenset((known, name))) in _LINKS)
+        text += f" {dialect.join} {name} ON {link}"
+    return text
+
+
+def date_range(query: Query) -> DateRange | None:
+    """The part of the order of studies that a key of Study Date leaves, if there is one."""
+    for match in query.conditions():
+        if match.attribute is _STUDY_DATE and match.kind is not MatchKind.EMPTY:
+            terms = [term for term in match.terms[0] if not isinstance(term, Like)]
+            lows = [term.low if isinstance(term, Between) else term.text for term in terms]
+            highs = [term.high if isinstance(term, Between) else term.text for term in terms]
+            return DateRange(match, min(lows), max(highs) + _AFTER_DIGITS)
+    return None
+
+
+def _order_range(query: Query, outliers: Sequence[int] | None, dialect: Dialect) -> list[Statement]:
+    found = date_range(query)
+    if found is None or outliers is None:
+        return []
+    within = ("study.study_order BETWEEN ? AND ?", [found.first, found.last])
+    return [joined([within, dialect.among("study.id", outliers)], " OR ") if outliers else within]
+
+
+def _latest_of_patient(condition: Statement, dialect: Dialect) -> Statement:
+    """No later study that matches belongs to the same patient. The condition once more, of another row."""
+    text, parameters = condition
+    later, study = dialect.probed("later.patient_id"), dialect.probed("study.patient_id")
+    of_later = _STUDY_COLUMN.sub("later.", text)
+    return _LATEST_OF_PATIENT.format(later=later, study=study, condition=of_later), list(parameters)
+
+
+_STUDY_COLUMN = re.compile(r"\bstudy\.")
+
+
+def _behind(level: Level, place: Sequence[str | int]) -> list[Statement]:
+    """The rows behind a place in the order; said once more of the leading table alone, whose index can start there."""
+    if level is Level.STUDY:
+        return [
+            ("study.study_order <= ?", [place[0]]),
+            ("(study.study_order, study.study_instance_uid) < (?, ?)", list(place)),
+        ]
+    columns_in_order = ORDERS[level]
+    places = ", ".join("?" * len(place))
+    return [
+        ("series.series_order >= ?", [place[0]]),
+        (f"({columns_in_order}) > ({places})", list(place)),
+    ]
 
 
 def scope_condition(scope: Scope | None) -> Statement:
@@ -263,28 +363,30 @@ def scope_condition(scope: Scope | None) -> Statement:
     return " AND ".join(text for text, _ in given) or "TRUE", [uid for _, uid in given]
 
 
-def _condition(query: Query) -> Statement:
+def _condition(query: Query, dialect: Dialect) -> Statement:
     """All conditions of a query: its scope, matches at its level and above, and one row below for those below."""
     matches = query.conditions()
     own_level = max(query.level, Level.STUDY)
     here = [match for match in matches if match.attribute.level <= own_level]
     below = [match for match in matches if match.attribute.level > own_level]
-    parts = [scope_condition(query.scope), *(_match(match) for match in here), *_same_items(here)]
+    parts = [scope_condition(query.scope), *(_match(match, dialect) for match in here), *_same_items(here, dialect)]
     if below:
-        parts.append(_exists_below(own_level, below))
-    return _joined(parts, " AND ")
+        parts.append(_exists_below(own_level, below, dialect))
+    return joined(parts, " AND ")
 
 
-def _exists_below(level: Level, matches: Sequence[Match]) -> Statement:
+def _exists_below(level: Level, matches: Sequence[Match], dialect: Dialect) -> Statement:
     deepest = max(match.attribute.level for match in matches)
     tables = ["series", "instance"][level - Level.STUDY : deepest - Level.STUDY]
     links = [_SERIES_OF_STUDY, _INSTANCE_OF_SERIES][level - Level.STUDY : deepest - Level.STUDY]
-    condition, parameters = _joined([*(_match(match) for match in matches), *_same_items(matches)], " AND ")
+    parts = [*(_match(match, dialect) for match in matches), *_same_items(matches, dialect)]
+    condition, parameters = joined(parts, " AND ")
     text = f"EXISTS (SELECT 1 FROM {', '.join(tables)} WHERE {' AND '.join(links)} AND {condition})"  # noqa: S608 - constants of this module
     return text, parameters
 
 
-def _joined(parts: Iterable[Statement], by: str) -> Statement:
+def joined(parts: Iterable[Statement], by: str) -> Statement:
+    """Conditions as one."""
     texts, parameters = [], []
     for text, values in parts:
         texts.append(text)
@@ -292,48 +394,47 @@ def _joined(parts: Iterable[Statement], by: str) -> Statement:
     return "(" + by.join(texts) + ")", parameters
 
 
-def _column_of(attribute: Attribute, column: str) -> str:
+def column_of(attribute: Attribute, column: str) -> str:
+    """A column with its table."""
     return f"{_TABLES[attribute.level]}.{column}"
 
 
-def _match(match: Match) -> Statement:
-    """One match as a condition on its columns."""
+def _match(match: Match, dialect: Dialect) -> Statement:
+    """One match as a filter on its columns."""
     attribute = match.attribute
-    names = [_column_of(attribute, column) for column in columns(attribute)]
+    if match.kind is MatchKind.WORDS:
+        return _value_condition(
+            dialect.filtered(column_of(attribute, words_column(attribute))), match.terms[0], dialect
+        )
+    names = [column_of(attribute, column) for column in columns(attribute)]
     if match.kind is MatchKind.EMPTY:
-        return "(" + " AND ".join(f"{name} IS NULL" for name in names) + ")", []
+        return "(" + " AND ".join(f"{dialect.filtered(name)} IS NULL" for name in names) + ")", []
     if attribute.vr == "IS" and attribute.is_computed:
-        return _value_condition(f"CAST({names[0]} AS TEXT)", match.terms[0])
+        return _value_condition(f"CAST({names[0]} AS TEXT)", match.terms[0], dialect)
     if attribute.is_identity:
-        return _value_condition(names[0], match.terms[0])
+        return _value_condition(dialect.filtered(names[0]), match.terms[0], dialect)
     if len(match.terms) == 1:
-        return _joined([_column_condition(name, match.terms[0]) for name in names], " OR ")
+        return joined([_column_condition(name, match.terms[0], dialect) for name in names], " OR ")
     given = [(name, terms) for name, terms in zip(names, match.terms, strict=True) if terms]
-    return _joined([_column_condition(name, terms) for name, terms in given], " AND ")
+    return joined([_column_condition(name, terms, dialect) for name, terms in given], " AND ")
 
 
-def _items(column: str) -> str:
-    """The values of a column that holds several, as rows; none for one that does not."""
-    return f"json_each(CASE WHEN {column} < ' ' THEN substr({column}, 2) END)"
+def _column_condition(column: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
+    """Any value of a column fits any term: its single one, or one of several."""
+    place = dialect.filtered(column)
+    single, parameters = _value_condition(place, terms, dialect)
+    several, several_parameters = several_condition(column, place, terms, dialect)
+    return f"(({place} > ' ' AND {single}) OR ({several}))", parameters + several_parameters
 
 
-def _column_condition(column: str, terms: Sequence[Term]) -> Statement:
-    """Any value of a column fits any term: its single one, or one of several.
-
-    Where the column has an index, rows with several values are looked up apart, for otherwise the planner would
-    rather scan the table than expect them to be few.
-    """
-    table = column.partition(".")[0]
-    place = column.replace(table, "several", 1) if column in _INDEXED else column
-    single, parameters = _value_condition(column, terms)
-    each, each_parameters = _value_condition("item.value", terms)
-    several = f"{place} < ' ' AND EXISTS (SELECT 1 FROM {_items(place)} AS item WHERE {each})"  # noqa: S608 - constant column names
-    if column in _INDEXED:
-        several = f"{table}.id IN (SELECT several.id FROM {table} AS several WHERE {several})"  # noqa: S608 - constant column names
-    return f"(({column} > ' ' AND {single}) OR ({several}))", parameters + each_parameters
+def several_condition(column: str, place: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
+    """A column holds several values, of which one fits a term. place: the column as a filter or a probe has it."""
+    each, parameters = _value_condition("item.value", terms, dialect)
+    text = f"{place} < ' ' AND EXISTS (SELECT 1 FROM {dialect.items(column, 'item')} WHERE {each})"  # noqa: S608 - constant column names
+    return text, parameters
 
 
-def _same_items(matches: Sequence[Match]) -> list[Statement]:
+def _same_items(matches: Sequence[Match], dialect: Dialect) -> list[Statement]:
     """Keys of one sequence must be fulfilled by the same item of it. PS3.4 §C.2.2.2.6
 
     Columns of the same sequence hold a place for each item when there are several; with one item, or none, the
@@ -342,50 +443,38 @@ def _same_items(matches: Sequence[Match]) -> list[Statement]:
     nested = [match for match in matches if match.attribute.is_nested and match.kind is not MatchKind.EMPTY]
     sequences = {match.attribute.top_tag for match in nested}
     groups = [[match for match in nested if match.attribute.top_tag == tag] for tag in sorted(sequences)]
-    return [_same_item(group) for group in groups if len(group) > 1]
+    return [_same_item(group, dialect) for group in groups if len(group) > 1]
 
 
-def _same_item(matches: Sequence[Match]) -> Statement:
-    names = [_column_of(match.attribute, match.attribute.column) for match in matches]
+def _same_item(matches: Sequence[Match], dialect: Dialect) -> Statement:
+    names = [column_of(match.attribute, match.attribute.column) for match in matches]
     places = [f"place_{number}" for number in range(len(matches))]
-    tables = ", ".join(f"{_items(name)} AS {place}" for name, place in zip(names, places, strict=True))
+    tables = ", ".join(dialect.items(name, place) for name, place in zip(names, places, strict=True))
     links: list[Statement] = [(f"{place}.key = {places[0]}.key", []) for place in places[1:]]
     conditions: list[Statement] = [
-        _value_condition(f"{place}.value", match.terms[0]) for place, match in zip(places, matches, strict=True)
+        _value_condition(f"{place}.value", match.terms[0], dialect)
+        for place, match in zip(places, matches, strict=True)
     ]
-    condition, parameters = _joined([*links, *conditions], " AND ")
+    condition, parameters = joined([*links, *conditions], " AND ")
     text = f"({names[0]} > ' ' OR EXISTS (SELECT 1 FROM {tables} WHERE {condition}))"  # noqa: S608 - constant column names
     return text, parameters
 
 
-def _value_condition(expression: str, terms: Sequence[Term]) -> Statement:
+def _value_condition(expression: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
     """Any of the terms holds for one value."""
     parts: list[Statement] = []
     if exact := [term.text for term in terms if isinstance(term, Exactly)]:
-        places = ", ".join("?" * len(exact))
-        parts.append((f"{expression} = ?" if len(exact) == 1 else f"{expression} IN ({places})", list(exact)))
+        parts.append(equal_to(expression, exact))
     for term in terms:
         if isinstance(term, Between):
             parts.append((f"{expression} BETWEEN ? AND ?", [term.low, term.high]))
         elif isinstance(term, Like):
-            parts.append(_like_condition(expression, term.pattern))
-    return _joined(parts, " OR ")
+            parts.append(dialect.fits(expression, term.pattern))
+    return joined(parts, " OR ")
 
 
-def _like_condition(expression: str, pattern: str) -> Statement:
-    """A pattern as GLOB, and as a range of what it starts with, which an index can answer."""
-    glob = pattern.replace("[", "[[]")
-    prefix = pattern[: min((pattern.find(wildcard) for wildcard in "*?" if wildcard in pattern), default=None)]
-    following = _following(prefix)
-    if not following:
-        return f"{expression} GLOB ?", [glob]
-    return f"({expression} >= ? AND {expression} < ? AND {expression} GLOB ?)", [prefix, following, glob]
-
-
-def _following(prefix: str) -> str:
-    """The least text that is greater than all that start with ``prefix``; none after an empty one."""
-    kept = prefix.rstrip("\U0010ffff")
-    if not kept:
-        return ""
-    code = ord(kept[-1]) + 1
-    return kept[:-1] + chr(0xE000 if code == 0xD800 else code)
+def equal_to(expression: str, values: Sequence[str]) -> Statement:
+    """It is one of the values."""
+    if len(values) == 1:
+        return f"{expression} = ?", list(values)
+    return f"{expression} IN ({', '.join('?' * len(values))})", list(values)

@@ -20,8 +20,7 @@ import pytest
 
 from storage.errors import Overloaded, StorageUnavailable
 from storage.index import open_index
-from storage.index.engine import Error, connect, connection_class
-from storage.index.sqlite import SqliteIndex
+from storage.index.sqlite import Error, SqliteIndex, connect, connection_class
 from storage.matching import Query
 from storage.model import Level, Outcome
 from tests.fix_index import JPEG_2000, entries, entry, study_scope, uid
@@ -448,7 +447,7 @@ def test_connections_are_reused_by_threads_and_closed_with_the_index(tmp_path):
 def test_a_reading_connection_cannot_write(tmp_path):
     with contextlib.closing(open_index(tmp_path / "index.sqlite")) as index:
         index.add(entry())
-        with pytest.raises(StorageUnavailable), index._readers.connection() as connection:
+        with pytest.raises(StorageUnavailable), index._engine.reading() as connection:
             connection.execute("DELETE FROM change")
         assert len(index.changes(0, 10)) == 1
 

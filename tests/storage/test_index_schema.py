@@ -5,20 +5,23 @@ questions that are asked most are answered by an index.
 from __future__ import annotations
 
 import contextlib
+import re
 
+import orjson
 import pytest
 
 from storage.attributes import ATTRIBUTES, by_keyword
 from storage.errors import StorageUnavailable
 from storage.index import open_index, sqlite_version
-from storage.index.columns import columns
-from storage.index.engine import OLDEST_SQLITE, check_version, connect
-from storage.index.schema import _statements, migrate, migrations, version_of
-from storage.index.sql import plan_of, search_statement
-from storage.index.sqlite import SqliteIndex
+from storage.index.columns import columns, words_column
+from storage.index.dialect import SQLITE
+from storage.index.probes import outliers_of, probes_of
+from storage.index.schema import _statements, migrations
+from storage.index.sql import Lead, plan_of, search_statement
+from storage.index.sqlite import OLDEST_SQLITE, SqliteIndex, check_version, connect, migrate, version_of
 from storage.matching import Match, Query
 from storage.model import Level, Scope
-from tests.fix_index import entry
+from tests.fix_index import data_set, entry
 
 
 def schema_of(connection) -> list[tuple]:
@@ -34,7 +37,7 @@ def fresh(tmp_path):
 
 def test_a_database_that_was_migrated_step_by_step_is_as_a_fresh_one(tmp_path, fresh):
     path = tmp_path / "migrated.sqlite"
-    for number, _ in migrations():
+    for number, _ in migrations("sqlite"):
         with contextlib.closing(connect(path)) as connection:
             migrate(connection, to=number)
             assert version_of(connection) == number
@@ -46,11 +49,11 @@ def test_opening_again_migrates_nothing(tmp_path, fresh):
     before = fresh.execute("SELECT * FROM schema_version").fetchall()
     open_index(tmp_path / "fresh.sqlite").close()
     assert fresh.execute("SELECT * FROM schema_version").fetchall() == before
-    assert [version for version, _ in before] == [number for number, _ in migrations()]
+    assert [version for version, _ in before] == [number for number, _ in migrations("sqlite")]
 
 
 def test_a_database_of_a_later_release_is_refused_and_left_alone(tmp_path, fresh):
-    later = len(migrations()) + 1
+    later = len(migrations("sqlite")) + 1
     fresh.execute("INSERT INTO schema_version (version, applied_at) VALUES (?, 'then')", (later,))
     with pytest.raises(StorageUnavailable, match="later release"):
         open_index(tmp_path / "fresh.sqlite")
@@ -58,8 +61,8 @@ def test_a_database_of_a_later_release_is_refused_and_left_alone(tmp_path, fresh
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(tmp_path, monkeypatch):
-    number, text = migrations()[0]
-    monkeypatch.setattr("storage.index.schema.migrations", lambda: ((number, text + "\nCREATE nonsense;\n"),))
+    number, text = migrations("sqlite")[0]
+    monkeypatch.setattr("storage.index.schema.migrations", lambda _: ((number, text + "\nCREATE nonsense;\n"),))
     with contextlib.closing(connect(tmp_path / "index.sqlite")) as connection:
         with pytest.raises(Exception, match="syntax error"):
             migrate(connection)
@@ -77,7 +80,32 @@ def test_every_key_of_the_attribute_table_has_its_columns(fresh):
     tables = {Level.PATIENT: "study", Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
     for attribute in (one for one in ATTRIBUTES if one.is_key):
         held = {row[1] for row in fresh.execute(f"PRAGMA table_info({tables[attribute.level]})")}
-        assert set(columns(attribute)) <= held, attribute.keyword
+        words = [words_column(attribute)] if attribute.vr == "PN" else []
+        assert {*columns(attribute), *words} <= held, attribute.keyword
+
+
+def test_a_database_of_the_first_release_is_filled_with_what_it_lacks(tmp_path):
+    path = tmp_path / "index.sqlite"
+    attributes = orjson.dumps(data_set(PatientName="Müller^Jürgen", PatientID="P10")).decode()
+    with contextlib.closing(connect(path)) as connection:
+        migrate(connection, to=1)
+        for number in range(2500):
+            connection.execute(
+                "INSERT INTO study (study_instance_uid, study_order, patient_name, patient_id, attributes) "
+                "VALUES (?, '0', 'müller^jürgen', 'P10', ?)",
+                (f"1.2.{number}", attributes),
+            )
+    name, identifier = by_keyword("PatientName"), by_keyword("PatientID")
+    with contextlib.closing(open_index(path)) as index:
+        for query in (
+            Query(Level.STUDY, (Match.of(name, "jurgen"),), fuzzy=True),
+            Query(Level.STUDY, (Match.of(identifier, "*P10*"), Match.of(name, "müller*"))),
+        ):
+            assert len(index.search(query)) == 2500
+        assert index.search(Query(Level.STUDY, (Match.of(name, "jurgens"),), fuzzy=True)) == []
+    with contextlib.closing(connect(path)) as connection:
+        found = connection.execute("SELECT count(*) FROM study_text WHERE study_text MATCH 'patient_id : \"P10\"'")
+        assert found.fetchone() == (2500,)
 
 
 def test_the_library_in_use_is_free_of_the_wal_reset_bug():
@@ -95,15 +123,24 @@ def test_a_connection_is_durable_and_strict(fresh, pragma, expected):
     assert fresh.execute(f"PRAGMA {pragma}").fetchone() == (expected,)
 
 
-def plan_for(connection, level: Level, scope: Scope | None = None, **keys: str) -> str:
+def explained(connection, statement) -> str:
+    text, parameters = statement
+    return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters))
+
+
+def query_for(level: Level, scope: Scope | None = None, **keys: str) -> Query:
     matches = []
     for keyword, text in keys.items():
         attribute = by_keyword(keyword)
         assert attribute is not None
         matches.append(Match.of(attribute, text))
-    query = Query(level, tuple(matches), scope, limit=100)
-    text, parameters = search_statement(query, plan_of(query))
-    return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", parameters))
+    return Query(level, tuple(matches), scope, limit=100)
+
+
+def plan_for(connection, level: Level, scope: Scope | None = None, lead: Lead | None = None, **keys: str) -> str:
+    """How SQLite would run the statement of a search, once its probes were asked."""
+    query = query_for(level, scope, **keys)
+    return explained(connection, search_statement(query, plan_of(query), SQLITE, lead))
 
 
 @pytest.mark.parametrize(
@@ -111,22 +148,65 @@ def plan_for(connection, level: Level, scope: Scope | None = None, **keys: str) 
     [
         ({"PatientID": "A"}, "study_by_patient_id (patient_id=?)"),
         ({"PatientID": "A*"}, "study_by_patient_id (patient_id>? AND patient_id<?)"),
+        ({"PatientID": "*A10*"}, "study_text VIRTUAL TABLE INDEX"),
         ({"PatientName": "Doe*"}, "study_by_patient_name (patient_name>? AND patient_name<?)"),
         ({"PatientName": "山田*"}, "study_by_patient_name_ideographic (patient_name_ideographic>?"),
+        ({"PatientName": "*doe*"}, "study_text VIRTUAL TABLE INDEX"),
+        ({"StudyDescription": "*head*"}, "study_text VIRTUAL TABLE INDEX"),
         ({"AccessionNumber": "A"}, "study_by_accession_number (accession_number=?)"),
-        ({"StudyDate": "20260101-20260131"}, "study_by_study_date (study_date>? AND study_date<?)"),
+        ({"ModalitiesInStudy": "CT\\MR"}, "series_by_modality (modality=?)"),
+        ({"Modality": "CT"}, "series_by_modality (modality=?)"),
         ({"StudyInstanceUID": "1.2\\1.3"}, "(study_instance_uid=?)"),
+        ({"SeriesInstanceUID": "1.2"}, "series_by_uid (series_instance_uid=?)"),
+        ({"SOPInstanceUID": "1.2"}, "(sop_instance_uid=?)"),
     ],
 )
-def test_a_selective_key_of_a_study_is_answered_by_its_index(fresh, keys, by_index):
+def test_a_key_of_a_study_is_looked_up_in_its_index_and_leads_to_its_rows(fresh, keys, by_index):
+    (probe,) = probes_of(query_for(Level.STUDY, **keys), SQLITE)
+    looked_up = explained(fresh, probe.statement)
+    assert by_index in looked_up
+    assert not re.search(r"SCAN (study|series|instance)\b(?! *_text)", looked_up.replace("SCAN study_text", ""))
+    led = plan_for(fresh, Level.STUDY, lead=Lead(probe.table, [1, 2]), **keys)
+    assert "SEARCH study USING INTEGER PRIMARY KEY (rowid=?)" in led
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"ModalitiesInStudy": "CT"},
+        {"PatientName": "*an*"},
+        {"PatientID": "A"},
+        {"Modality": "CT"},
+        {"StudyDate": "20260101-", "ModalitiesInStudy": "CT"},
+    ],
+)
+def test_studies_with_common_keys_are_read_in_their_order_and_not_sorted(fresh, keys):
     plan = plan_for(fresh, Level.STUDY, **keys)
-    assert by_index in plan
-    assert "SCAN study" not in plan
-
-
-def test_the_study_list_is_read_in_its_order_and_not_sorted(fresh):
-    plan = plan_for(fresh, Level.STUDY)
     assert "study_by_order" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_a_range_of_dates_is_a_part_of_the_order(fresh):
+    plan = plan_for(fresh, Level.STUDY, StudyDate="20260101-20260131")
+    assert "study_by_order (study_order>? AND study_order<?)" in plan
+    assert "TEMP B-TREE" not in plan
+    outliers = outliers_of(query_for(Level.STUDY, StudyDate="20260101-20260131"), SQLITE)
+    assert "study_by_several_dates" in explained(fresh, outliers)
+
+
+def test_the_next_page_starts_where_the_last_one_ended(fresh):
+    query = Query(Level.STUDY, limit=100, after=("20260101000000.000000", "1.2"))
+    plan = explained(fresh, search_statement(query, plan_of(query), SQLITE))
+    assert "study_by_order (study_order<?" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+@pytest.mark.parametrize("key", [{}, {"PatientName": "*an*"}])
+def test_patients_are_read_in_the_order_of_their_latest_studies(fresh, key):
+    plan = plan_for(fresh, Level.PATIENT, **key)
+    assert "study USING INDEX study_by_order" in plan
+    assert "SEARCH later USING INDEX study_by_patient_id (patient_id=?)" in plan
     assert "TEMP B-TREE" not in plan
 
 
@@ -155,13 +235,17 @@ def test_a_page_of_all_instances_is_read_in_its_order_and_only_instances_of_equa
     assert "TEMP B-TREE FOR ORDER BY" not in plan
 
 
-@pytest.mark.parametrize("keys", [{"PatientID": "A"}, {"SOPInstanceUID": "1.2"}, {"StudyInstanceUID": "1.2"}])
-def test_instances_of_a_selective_key_are_found_without_a_scan(fresh, keys):
-    assert "SCAN series" not in plan_for(fresh, Level.INSTANCE, **keys)
+@pytest.mark.parametrize("level", [Level.SERIES, Level.INSTANCE])
+@pytest.mark.parametrize("keys", [{"PatientID": "A"}, {"StudyInstanceUID": "1.2"}, {"StudyDate": "20260101"}])
+def test_what_is_below_a_few_studies_is_found_without_a_scan(fresh, level, keys):
+    (probe,) = probes_of(query_for(level, **keys), SQLITE)
+    assert probe.table == "study"
+    plan = plan_for(fresh, level, lead=Lead("study", [1]), **keys)
+    assert not re.search(r"SCAN (study|series|instance)\b", plan)
 
 
 @pytest.mark.parametrize("level", Level)
-def test_a_search_is_one_statement_however_many_it_finds(tmp_path, level):
+def test_a_search_without_keys_is_one_statement_however_many_it_finds(tmp_path, level):
     statements = []
 
     def traced(path):

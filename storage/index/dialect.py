@@ -1,0 +1,162 @@
+"""Dialect: where the SQL of the two engines differs, as text. Pure.
+
+A condition is written in two ways. As a *filter* it is checked for every row that the chosen path leads to, and no
+index may be tempted by it; as a *probe* it asks an index for the few rows that can fit, perhaps some more (see
+``storage.index.probes``). Patterns are those of ``Like``: ``*`` and ``?``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+
+Statement = tuple[str, list[Any]]
+
+MINIMUM_RUN = 3
+"""Characters that a piece of text needs to be looked up: a trigram."""
+_PROBED_CHARACTERS = 128  # of a value, in PostgreSQL's indexes: their entries may not be longer than 2,704 bytes
+_RUN_TRIGRAMS = 6
+_WILDCARDS = re.compile(r"[*?]+")
+_UNFIT = re.compile(r'[\\"]+')  # characters that several values are kept with in another spelling
+
+
+class Dialect(Protocol):
+    """One engine's way to say it. Columns are ``table.column``; all values are bound."""
+
+    no_limit: int | None
+    """Bound as LIMIT where there is none."""
+    join: str
+    """Joins tables in the order in which they are written."""
+
+    def filtered(self, column: str) -> str:
+        """A column in a filter."""
+        ...
+
+    def probed(self, column: str) -> str:
+        """A column in a probe: of a value at least what ``probe_value`` leaves of it."""
+        ...
+
+    def probe_value(self, value: str) -> str:
+        """What a value is compared as in a probe."""
+        ...
+
+    def items(self, column: str, alias: str) -> str:
+        """The values of a column that holds several, as rows with ``key`` and ``value``; none for any other."""
+        ...
+
+    def fits(self, expression: str, pattern: str) -> Statement:
+        """Whether a value fits a pattern."""
+        ...
+
+    def among(self, expression: str, ids: Sequence[int]) -> Statement:
+        """Whether an id is one of those."""
+        ...
+
+    def having(self, table: str, column: str, pattern: str) -> Statement | None:
+        """The ids of the rows whose column may fit a pattern, by the trigrams of its text; None if it has none."""
+        ...
+
+
+def runs_of(pattern: str) -> list[str]:
+    """The pieces of a pattern that every value that fits has in it, as single and several values are kept."""
+    pieces = (piece for run in _WILDCARDS.split(pattern) for piece in _UNFIT.split(run))
+    return [piece for piece in pieces if len(piece) >= MINIMUM_RUN]
+
+
+class Sqlite:
+    """SQLite: GLOB, ``json_each``, and a table of trigrams (FTS5) beside the one it belongs to."""
+
+    no_limit: int | None = -1
+    join = "CROSS JOIN"
+
+    def filtered(self, column: str) -> str:
+        """See ``Dialect.filtered``. The planner takes no index for an expression."""
+        return f"+{column}"
+
+    def probed(self, column: str) -> str:
+        """See ``Dialect.probed``."""
+        return column
+
+    def probe_value(self, value: str) -> str:
+        """See ``Dialect.probe_value``."""
+        return value
+
+    def items(self, column: str, alias: str) -> str:
+        """See ``Dialect.items``."""
+        return f"json_each(CASE WHEN {column} < ' ' THEN substr({column}, 2) END) AS {alias}"
+
+    def fits(self, expression: str, pattern: str) -> Statement:
+        """See ``Dialect.fits``. A bracket would open a set of characters."""
+        return f"{expression} GLOB ?", [pattern.replace("[", "[[]")]
+
+    def among(self, expression: str, ids: Sequence[int]) -> Statement:
+        """See ``Dialect.among``."""
+        return f"{expression} IN (SELECT value FROM json_each(?))", [orjson.dumps(list(ids)).decode()]  # noqa: S608 - constant names
+
+    def having(self, table: str, column: str, pattern: str) -> Statement | None:
+        """See ``Dialect.having``. Of a long piece of text some trigrams are enough."""
+        wanted: list[str] = []
+        for run in runs_of(pattern):
+            every = [run[at : at + MINIMUM_RUN] for at in range(len(run) - MINIMUM_RUN + 1)]
+            wanted += every[:: max(1, len(every) // _RUN_TRIGRAMS)]
+        if not wanted:
+            return None
+        expression = " AND ".join(f'"{trigram}"' for trigram in dict.fromkeys(wanted))
+        return f"SELECT rowid AS id FROM {table}_text WHERE {table}_text MATCH ?", [f"{column} : ({expression})"]  # noqa: S608 - constant names
+
+
+class Postgresql:
+    """PostgreSQL: LIKE, ``jsonb``, indexes on expressions that only probes write, and pg_trgm."""
+
+    no_limit: int | None = None
+    join = "JOIN"
+
+    def filtered(self, column: str) -> str:
+        """See ``Dialect.filtered``. There are indexes on expressions only."""
+        return column
+
+    def probed(self, column: str) -> str:
+        """See ``Dialect.probed``."""
+        return f"left({column}, {_PROBED_CHARACTERS})"
+
+    def probe_value(self, value: str) -> str:
+        """See ``Dialect.probe_value``."""
+        return value[:_PROBED_CHARACTERS]
+
+    def items(self, column: str, alias: str) -> str:
+        """See ``Dialect.items``. Values compare by code point, as columns do."""
+        each = f"jsonb_array_elements_text(CASE WHEN {column} < ' ' THEN substr({column}, 2)::jsonb END)"
+        return (
+            f'(SELECT each.key, each.value COLLATE "C" AS value '  # noqa: S608 - constant names
+            f"FROM {each} WITH ORDINALITY AS each (value, key)) AS {alias}"
+        )
+
+    def fits(self, expression: str, pattern: str) -> Statement:
+        """See ``Dialect.fits``."""
+        return f"{expression} LIKE ?", [_like(pattern)]
+
+    def among(self, expression: str, ids: Sequence[int]) -> Statement:
+        """See ``Dialect.among``."""
+        return f"{expression} = ANY(?)", [list(ids)]
+
+    def having(self, table: str, column: str, pattern: str) -> Statement | None:
+        """See ``Dialect.having``. The index is on an expression that changes nothing."""
+        runs = runs_of(pattern)
+        if not runs:
+            return None
+        condition = " AND ".join([f"substr({table}.{column}, 1) LIKE ?"] * len(runs))
+        return f"SELECT {table}.id FROM {table} WHERE {condition}", [_like(f"*{run}*") for run in runs]  # noqa: S608 - constant names
+
+
+_LIKE = str.maketrans({"%": "\\%", "_": "\\_", "\\": "\\\\", "*": "%", "?": "_"})
+
+
+def _like(pattern: str) -> str:
+    return pattern.translate(_LIKE)
+
+
+SQLITE: Dialect = Sqlite()
+POSTGRESQL: Dialect = Postgresql()

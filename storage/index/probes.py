@@ -1,0 +1,224 @@
+"""Probes: which few rows of the index can fit a query at all, asked before the query itself. Pure.
+
+The planner of no engine knows how many names begin with ``SMI``, or whether a modality is rare. So each key that an
+index can answer is looked up first, to at most ``MOST_IDS`` rows. The first key with fewer leads the search; where
+every key is common, answers are close to one another in the order in which they are asked for, and a page of them is
+found by reading in that order. A probe may find more than fits, never less: the statement filters.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.attributes import Attribute, by_keyword
+from storage.index.columns import columns, words_column
+from storage.index.dialect import Dialect, Statement
+from storage.index.sql import column_of, date_range, equal_to, several_condition
+from storage.matching import Exactly, Like, Match, MatchKind, Query, Term
+from storage.model import Level
+
+MOST_IDS = 1000
+_MOST_PATTERNS = 8
+
+# What has an index in the schema: of values as they sort, and of their trigrams.
+_SORTED = frozenset(
+    (
+        "study.patient_id",
+        "study.patient_name",
+        "study.patient_name_ideographic",
+        "study.patient_name_phonetic",
+        "study.accession_number",
+        "series.modality",
+    )
+)
+_TRIGRAMS = frozenset(
+    (
+        "study.patient_id",
+        "study.patient_name",
+        "study.patient_name_ideographic",
+        "study.patient_name_phonetic",
+        "study.patient_name_words",
+        "study.accession_number",
+        "study.study_description",
+    )
+)
+_MODALITY = by_keyword("Modality")
+_STUDY_DATE = by_keyword("StudyDate")
+_MODALITIES_IN_STUDY = by_keyword("ModalitiesInStudy")
+
+_TABLES = {Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
+# For a row of a table, the id of what it belongs to at a level, and the tables that say so.
+_IDS = {
+    ("study", Level.STUDY): ("study.id", "study"),
+    ("series", Level.STUDY): ("series.study", "series"),
+    ("series", Level.SERIES): ("series.id", "series"),
+    ("instance", Level.STUDY): ("series.study", "instance JOIN series ON instance.series = series.id"),
+    ("instance", Level.SERIES): ("instance.series", "instance"),
+    ("instance", Level.INSTANCE): ("instance.id", "instance"),
+}
+
+
+class Rank(enum.IntEnum):
+    """How few rows a probe is likely to find: the lesser, the fewer."""
+
+    IDENTITY = 0
+    EQUAL = 1
+    PREFIX = 2
+    TRIGRAMS = 3
+    MODALITY = 4
+    DATES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A statement for ids of rows of a table, at most one more than ``MOST_IDS``."""
+
+    rank: Rank
+    table: str
+    statement: Statement
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column that must have a value that fits one of the terms."""
+
+    attribute: Attribute
+    name: str
+    terms: tuple[Term, ...]
+
+    @property
+    def full_name(self) -> str:
+        return column_of(self.attribute, self.name)
+
+
+_Arm = tuple[Rank, Statement]
+
+
+def probes_of(query: Query, dialect: Dialect) -> Sequence[Probe]:
+    """The probes of a query, the most promising first."""
+    level = max(query.level, Level.STUDY)
+    found: list[Probe] = []
+    for match in query.conditions():
+        if match.attribute is _STUDY_DATE:
+            found += _of_dates(match, level, dialect)
+        for alternatives in _columns_of(match):
+            arms = [_arms(column, level, dialect) for column in alternatives]
+            if all(arms):
+                table = _TABLES[min(max(alternatives[0].attribute.level, Level.STUDY), level)]
+                found.append(_probe(table, [arm for of_column in arms for arm in of_column]))
+    return sorted(found, key=lambda probe: probe.rank)
+
+
+def outliers_of(query: Query, dialect: Dialect) -> Statement | None:
+    """The ids of studies with several dates of which one matches, at most one more than ``MOST_IDS``.
+
+    ``date_range`` says nothing about them.
+    """
+    found = date_range(query)
+    if found is None:
+        return None
+    place = "study.study_date"
+    condition, parameters = several_condition(place, place, found.match.terms[0], dialect)
+    return f"SELECT study.id AS id FROM study WHERE {condition} LIMIT {MOST_IDS + 1}", parameters  # noqa: S608 - constant names
+
+
+def _probe(table: str, arms: Sequence[_Arm]) -> Probe:
+    """Any arm may find a row. SQLite takes no LIMIT within a compound."""
+    texts = " UNION ALL ".join(text for _, (text, _) in arms)
+    parameters = [value for _, (_, values) in arms for value in values]
+    text = f"SELECT id FROM ({texts}) AS probe LIMIT {MOST_IDS + 1}"  # noqa: S608 - constant names
+    return Probe(max(rank for rank, _ in arms), table, (text, parameters))
+
+
+def _columns_of(match: Match) -> Sequence[Sequence[_Column]]:
+    """The ways to find what matches: of each, some column of it must fit."""
+    attribute = match.attribute
+    if match.kind is MatchKind.EMPTY:
+        return ()
+    if match.kind is MatchKind.WORDS:
+        return ((_Column(attribute, words_column(attribute), match.terms[0]),),)
+    if attribute is _MODALITIES_IN_STUDY and _MODALITY is not None:
+        return ((_Column(_MODALITY, "modality", match.terms[0]),),)
+    names = columns(attribute)
+    if len(match.terms) == 1:
+        return (tuple(_Column(attribute, name, match.terms[0]) for name in names),)
+    given = zip(names, match.terms, strict=True)
+    return tuple((_Column(attribute, name, terms),) for name, terms in given if terms)
+
+
+def _arms(column: _Column, level: Level, dialect: Dialect) -> Sequence[_Arm]:
+    """Statements that together find every row whose column fits; none where an index cannot answer."""
+    exact = [term.text for term in column.terms if isinstance(term, Exactly)]
+    patterns = [term.pattern for term in column.terms if isinstance(term, Like)]
+    if len(exact) + len(patterns) < len(column.terms) or len(patterns) > _MOST_PATTERNS:
+        return ()
+    if column.attribute.is_identity:
+        return [(Rank.IDENTITY, _ids(column, level, equal_to(column.full_name, exact)))]
+    sorted_arms = _sorted_arms(column, exact, patterns, level, dialect) if column.full_name in _SORTED else ()
+    return sorted_arms or (_trigram_arms(column, exact + patterns, dialect) if column.full_name in _TRIGRAMS else ())
+
+
+def _sorted_arms(
+    column: _Column, exact: Sequence[str], patterns: Sequence[str], level: Level, dialect: Dialect
+) -> Sequence[_Arm]:
+    """By the index of values as they sort; none for a pattern that begins with a wildcard."""
+    place = dialect.probed(column.full_name)
+    rank = Rank.MODALITY if column.attribute is _MODALITY else Rank.EQUAL
+    arms: list[_Arm] = []
+    if exact:
+        arms.append((rank, _ids(column, level, equal_to(place, [dialect.probe_value(text) for text in exact]))))
+    for pattern in patterns:
+        first, last = _limits(dialect.probe_value(_prefix(pattern)))
+        if not last:
+            return ()
+        arms.append((Rank.PREFIX, _ids(column, level, (f"{place} >= ? AND {place} < ?", [first, last]))))
+    several = several_condition(column.full_name, place, column.terms, dialect)
+    return [*arms, (rank, _ids(column, level, several))]
+
+
+def _trigram_arms(column: _Column, patterns: Sequence[str], dialect: Dialect) -> Sequence[_Arm]:
+    """By the trigrams of its text, which has several values in it as well; none for one that is too short."""
+    table, _, name = column.full_name.partition(".")
+    found = [dialect.having(table, name, pattern) for pattern in patterns]
+    return [(Rank.TRIGRAMS, one) for one in found if one is not None] if None not in found else ()
+
+
+def _ids(column: _Column, level: Level, condition: Statement) -> Statement:
+    """The ids, at the level of the search or above it, of the rows for which a condition holds."""
+    of_column = max(column.attribute.level, Level.STUDY)
+    name, tables = _IDS[_TABLES[of_column], min(of_column, level)]
+    text, parameters = condition
+    return f"SELECT {name} AS id FROM {tables} WHERE {text}", parameters  # noqa: S608 - constant names
+
+
+def _of_dates(match: Match, level: Level, dialect: Dialect) -> Sequence[Probe]:
+    """Studies by date, for a search below; one for studies reads that part of their order itself."""
+    query = Query(Level.STUDY, (match,))
+    found, outliers = date_range(query), outliers_of(query, dialect)
+    if level is Level.STUDY or found is None or outliers is None:
+        return ()
+    condition = ("study.study_order BETWEEN ? AND ?", [found.first, found.last])
+    text, parameters = condition
+    within = (f"SELECT study.id AS id FROM study WHERE {text}", parameters)  # noqa: S608 - constant names
+    return [_probe("study", [(Rank.DATES, within), (Rank.DATES, _nested(outliers))])]
+
+
+def _nested(statement: Statement) -> Statement:
+    """A statement with a LIMIT as an arm of a compound."""
+    text, parameters = statement
+    return f"SELECT id FROM ({text}) AS nested", parameters  # noqa: S608 - constant names
+
+
+def _prefix(pattern: str) -> str:
+    return pattern[: min((pattern.find(wildcard) for wildcard in "*?" if wildcard in pattern), default=None)]
+
+
+def _limits(prefix: str) -> tuple[str, str]:
+    """The least text that starts with a prefix, and the least that is greater than all of them; empty without one."""
+    kept = prefix.rstrip("\U0010ffff")
+    if not kept:
+        return "", ""
+    code = ord(kept[-1]) + 1
+    return prefix, kept[:-1] + chr(0xE000 if code == 0xD800 else code)

@@ -1,0 +1,187 @@
+"""The index as rows of a relational database: one writer with group commit, any number of reading threads.
+
+Which database that is, is the engine's affair; the statements are the same but for its dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from storage.index.batch import Batch, row_of
+from storage.index.committer import Committer
+from storage.index.dialect import Dialect
+from storage.index.engine import Connection, Engine
+from storage.index.fragments import texts_of
+from storage.index.probes import MOST_IDS, outliers_of, probes_of
+from storage.index.sql import (
+    INSTANCE_COLUMNS,
+    INSTANCE_TABLES,
+    ORDERS,
+    Lead,
+    Plan,
+    answers_of,
+    plan_of,
+    scope_condition,
+    search_statement,
+)
+from storage.matching import Query
+from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, Level, Receipt, Scope
+
+DOCUMENTS_AT_ONCE = 64
+
+_FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constants
+_SELECT_DOCUMENT = (
+    f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
+    f"FROM {INSTANCE_TABLES} JOIN document ON document.instance = instance.id"
+)
+_CHANGES = (
+    "SELECT sequence, kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at FROM change "
+    "WHERE sequence > ? ORDER BY sequence LIMIT ?"
+)
+_IS_BURIED = (
+    "SELECT EXISTS (SELECT 1 FROM tombstone WHERE study_instance_uid = ? AND series_instance_uid = ? "
+    "AND sop_instance_uid = ?)"
+)
+
+
+class RelationalIndex:
+    """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
+
+    queue_capacity: stores that may wait for a commit.
+    """
+
+    def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
+        self._engine = engine
+        self._committer = Committer(engine, Batch, capacity=queue_capacity)
+
+    def add(self, entry: Entry) -> Receipt:
+        """See ``Index.add``."""
+        row = row_of(entry)
+        return self._committer.run(lambda batch: batch.add(row))
+
+    def delete(self, scope: Scope) -> Sequence[Instance]:
+        """See ``Index.delete``."""
+        return self._committer.run(lambda batch: batch.delete(scope))
+
+    def find(self, sop_instance_uid: str) -> Instance | None:
+        """See ``Index.find``."""
+        rows = self._rows(_FIND, (sop_instance_uid,))
+        return Instance(*rows[0]) if rows else None
+
+    def search(self, query: Query) -> Sequence[Answer]:
+        """See ``Index.search``. Of ``storage.index.sql`` for the order, ``storage.index.probes`` for the way."""
+        plan = plan_of(query)
+        return answers_of(plan, self._found(query, plan))
+
+    def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
+        """See ``Index.search_json``. The same statements as ``search``."""
+        plan = plan_of(query)
+        return texts_of(plan, self._found(query, plan), url_of)
+
+    def _found(self, query: Query, plan: Plan) -> list[Any]:
+        """The rows of a search: some probes, and one statement."""
+        dialect = self._engine.dialect
+        with self._engine.reading() as connection:
+            lead = _lead(connection, query, dialect)
+            if lead is not None and not lead.ids:
+                return []
+            outliers = _outliers(connection, query, dialect) if lead is None else ()
+            statement = search_statement(query, plan, dialect, lead, outliers)
+            return connection.execute(*statement).fetchall()
+
+    def instances(self, scope: Scope) -> Sequence[Instance]:
+        """See ``Index.instances``."""
+        condition, parameters = scope_condition(scope)
+        rows = self._rows(
+            f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE {condition} ORDER BY {ORDERS[Level.INSTANCE]}",  # noqa: S608 - constants
+            parameters,
+        )
+        return [Instance(*row) for row in rows]
+
+    def documents(self, scope: Scope) -> Iterator[Document]:
+        """See ``Index.documents``. No statement stays open between two of them, so a slow reader holds up nothing;
+        each series is read as it is when its turn comes.
+        """
+        if scope.sop_instance_uid:
+            condition, parameters = scope_condition(scope)
+            yield from map(_document, self._rows(f"{_SELECT_DOCUMENT} WHERE {condition}", parameters))
+            return
+        condition, parameters = scope_condition(Scope(scope.study_instance_uid, scope.series_instance_uid))
+        series = self._rows(
+            f"SELECT series.id FROM series JOIN study ON series.study = study.id WHERE {condition} "  # noqa: S608 - constants
+            f"ORDER BY {ORDERS[Level.SERIES]}",
+            parameters,
+        )
+        for (series_id,) in series:
+            yield from self._documents_of_series(series_id)
+
+    def _documents_of_series(self, series_id: int) -> Iterator[Document]:
+        place: tuple[Any, str] = (-(1 << 63), "")
+        text = (
+            f"{_SELECT_DOCUMENT} WHERE instance.series = ? "
+            "AND (instance.instance_order, instance.sop_instance_uid) > (?, ?) "
+            "ORDER BY instance.instance_order, instance.sop_instance_uid LIMIT ?"
+        )
+        while rows := self._rows(text, [series_id, *place, DOCUMENTS_AT_ONCE]):
+            for row in rows:
+                document = _document(row)
+                yield document
+                place = (row[0], document.instance.sop_instance_uid)
+            if len(rows) < DOCUMENTS_AT_ONCE:
+                return
+
+    def is_deleted(self, scope: Scope) -> bool:
+        """See ``Index.is_deleted``."""
+        uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
+        ((is_buried,),) = self._rows(_IS_BURIED, uids)
+        return bool(is_buried) and not self._is_there(scope)
+
+    def _is_there(self, scope: Scope) -> bool:
+        condition, parameters = scope_condition(scope)
+        ((is_there,),) = self._rows(
+            f"SELECT EXISTS (SELECT 1 FROM {INSTANCE_TABLES} WHERE {condition})",  # noqa: S608 - constants
+            parameters,
+        )
+        return bool(is_there)
+
+    def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """See ``Index.changes``."""
+        rows = self._rows(_CHANGES, (after, limit))
+        return [Change(sequence, kind, Scope(*uids), changed_at) for sequence, kind, *uids, changed_at in rows]
+
+    def close(self) -> None:
+        """See ``Index.close``."""
+        self._committer.close()
+        self._engine.close()
+
+    def _rows(self, text: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._engine.reading() as connection:
+            return connection.execute(text, parameters).fetchall()
+
+
+def _lead(connection: Connection, query: Query, dialect: Dialect) -> Lead | None:
+    """The rows that the first probe with few of them found; None where every key is common, or a path leads."""
+    if query.scope is not None:
+        return None
+    for probe in probes_of(query, dialect):
+        ids = {row[0] for row in connection.execute(*probe.statement).fetchall()}
+        if len(ids) <= MOST_IDS:
+            return Lead(probe.table, sorted(ids))
+    return None
+
+
+def _outliers(connection: Connection, query: Query, dialect: Dialect) -> Sequence[int] | None:
+    """Studies with several dates that may match; None for so many that their places in the order say nothing."""
+    statement = outliers_of(query, dialect) if query.level <= Level.STUDY else None
+    ids = [] if statement is None else [row[0] for row in connection.execute(*statement).fetchall()]
+    return ids if len(ids) <= MOST_IDS else None
+
+
+def _document(row: Sequence[Any]) -> Document:
+    """A row of ``_SELECT_DOCUMENT``."""
+    _, metadata, frame_table, bulk, *identity = row
+    places = {path: BulkValue(*value) for path, value in orjson.loads(bulk).items()}
+    return Document(Instance(*identity), metadata, frame_table, places)
