@@ -175,7 +175,7 @@ def settings_(config: Path | None, is_json: bool, is_markdown: bool, **flags: An
         click.echo(settings.markdown(), nl=False)
         return
     loaded = _load(config, _flags(**flags))
-    rows = [(knob, settings.plain(settings.value_of(loaded.settings, knob))) for knob in settings.knobs()]
+    rows = [(knob, settings.shown(settings.value_of(loaded.settings, knob))) for knob in settings.knobs()]
     if is_json:
         shown = {
             knob.path: {"value": value, "origin": loaded.origins[knob.path], "doc": knob.doc} for knob, value in rows

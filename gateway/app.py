@@ -61,7 +61,8 @@ def open_archive(values: Settings) -> Iterator[Archive]:
 
     values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
-    with contextlib.closing(open_index(values.archive.data / INDEX_FILE)) as index:
+    place = values.archive.index or values.archive.data / INDEX_FILE
+    with contextlib.closing(open_index(place, search_seconds=values.archive.search_seconds)) as index:
         yield Archive(objects, index, maximum_instance_bytes=values.archive.maximum_instance_bytes)
 
 

@@ -38,6 +38,16 @@ class ArchiveSettings:
     """Where images are kept."""
 
     data: Path = field(default=Path("data"), metadata=_doc("Folder of the archive: objects, index and spool."))
+    index: str = field(
+        default="",
+        metadata=_doc(
+            "PostgreSQL database of the index, such as postgresql://user@host/name; empty: SQLite in the folder. "
+            "A password is better kept in PGPASSWORD or PGPASSFILE."
+        ),
+    )
+    search_seconds: float = field(
+        default=30.0, metadata=_doc("How long the index may take for one page of a search.", least=0.1, most=3600)
+    )
     maximum_instance_bytes: int = field(
         default=4 << 30, metadata=_doc("Largest instance that is accepted, by any door (L6).", least=1)
     )
@@ -145,7 +155,7 @@ class DimseSettings:
     )
     query_keys_maximum: int = field(default=64, metadata=_doc("Attributes in the Identifier of a query.", least=1))
     query_answers_maximum: int = field(
-        default=10_000, metadata=_doc("Matches returned for one query; more end it as out of resources.", least=1)
+        default=1_000_000, metadata=_doc("Matches returned for one query; more end it as out of resources.", least=1)
     )
 
 
@@ -461,6 +471,15 @@ def refuse_unsafe(settings: Settings) -> None:
 def plain(value: Value) -> int | float | bool | str | list[str]:
     """A value as JSON and TOML write it."""
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+
+_PASSWORD = re.compile(r"(://[^:/@]*:)[^@/]*(?=@)|(\bpassword=)[^&\s]*")
+
+
+def shown(value: Value) -> int | float | bool | str | list[str]:
+    """A value for people: without the password that a URL may have in it."""
+    known = plain(value)
+    return _PASSWORD.sub(r"\1\2***", known) if isinstance(known, str) else known
 
 
 def value_of(settings: Settings, knob: Knob) -> Value:

@@ -35,4 +35,4 @@ class DimseLimits:
     send_seconds: float = _limit(60, "Time a peer may leave what is sent to it unread.")
     association_life_seconds: float = _limit(12 * 3600, "Age at which an association is aborted.")
     query_keys_maximum: int = _limit(64, "Attributes in the Identifier of a query.")
-    query_answers_maximum: int = _limit(10_000, "Matches returned for one query; more end it as out of resources.")
+    query_answers_maximum: int = _limit(1_000_000, "Matches returned for one query; more end it as out of resources.")

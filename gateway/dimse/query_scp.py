@@ -205,9 +205,10 @@ def find(association: Association, request: Request, session: Session, service: 
     pending = PENDING if asked.is_complete else PENDING_WITHOUT_SOME_KEYS
     maximum = service.limits.query_answers_maximum
     sent = 0
+    query = asked.query
     while True:
         count = min(_PAGE_ANSWERS, maximum - sent + 1)
-        page = attempt(partial(session.search, replace(asked.query, limit=count, offset=sent)), find_reply)
+        page = attempt(partial(session.search, replace(query, limit=count)), find_reply)
         if isinstance(page, Reply):
             return page
         for answer in page:
@@ -221,6 +222,8 @@ def find(association: Association, request: Request, session: Session, service: 
             association.respond(request, pending, data_set=encoded, more=True)
             sent += 1
         association.flush()
+        if page:
+            query = replace(query, after=page[-1].place)
         if len(page) < count:
             return Reply(CANCELLED) if _is_cancelled(association, request) else Reply(SUCCESS)
 

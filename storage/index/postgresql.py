@@ -162,6 +162,52 @@ def _arguments(options: dict[str, str]) -> dict[str, Any]:
 # standby servers, locks, transactions that others broke. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _NOT_NOW_CLASSES = frozenset(("08", "25", "40", "53", "57", "58", "XX"))
 _NOT_NOW = frozenset(("55P03", "55006", "28000", "28P01", "3D000", "42501"))
+_UNREACHABLE = "The index cannot be reached"
+_MESSAGE_CHARACTERS = 200
+
+
+def is_unavailable(self, error: BaseException) -> bool:
+        """See ``Engine.is_unavailable``."""
+        return is_unavailable(error)
+
+    def is_error(self, error: BaseException) -> bool:
+        """See ``Engine.is_error``."""
+        return isinstance(error, psycopg.Error)
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self._pool.close()
+
+
+def _refuse_ended(connection: psycopg.Connection[Any]) -> None:
+    """Raises for a connection that the server has ended since it was last used: then there is something to read."""
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    if poll.poll(0):
+        connection.execute("SELECT 1")
+
+
+def _arguments(options: dict[str, str]) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "connect_timeout": _CONNECT_SECONDS,
+        "application_name": "dicomweb-gateway",
+        "client_encoding": "UTF8",
+        "options": _options(options),
+    }
+
+
+# Classes of SQLSTATE after which the same call may succeed later: connections, resources, operators, the system,
+# standby servers, locks, transactions that others broke. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_NOT_NOW_CLASSES = frozenset(("08", "25", "40", "53", "57", "58", "XX"))
+_NOT_NOW = frozenset(("55P03", "55006", "28000", "28P01", "3D000", "42501"))
+_UNREACHABLE = "The index cannot be reached"
+_WHY_NOT = {
+    "28000": "The database refuses the user of the index",
+    "28P01": "The database refuses the password of the index",
+    "3D000": "The database of the index does not exist",
+    "42501": "The user of the index may not do in the database what is needed",
+}
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -183,10 +229,10 @@ def translated() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         if is_unavailable(error):
-            raise StorageUnavailable("The index cannot be reached") from error
+            raise StorageUnavailable(_UNREACHABLE) from error
         raise
     except PoolTimeout as error:
-        raise StorageUnavailable("The index cannot be reached") from error
+        raise StorageUnavailable(_UNREACHABLE) from error
 
 
 class PostgresqlIndex(RelationalIndex):
@@ -204,15 +250,23 @@ class PostgresqlIndex(RelationalIndex):
         busy_seconds: float = BUSY_SECONDS,
         search_seconds: float = SEARCH_SECONDS,
     ) -> None:
-        with translated():
+        logging.getLogger("psycopg").setLevel(logging.ERROR)  # its pool warns of every attempt; callers hear of each
+        try:
             _prepare(url)
+        except psycopg.Error as error:
+            if not is_unavailable(error):
+                raise
+            # Only here, for who starts it: the server's own words may name the user and the database.
+            raise StorageUnavailable(f"{_UNREACHABLE}: {str(error).splitlines()[-1][:_MESSAGE_CHARACTERS]}") from error
         of_database = PostgresqlEngine(url, busy_seconds=busy_seconds, search_seconds=search_seconds)
         super().__init__(of_database, queue_capacity=queue_capacity)
 
 
 def version_of(connection: engine.Connection) -> int:
     """Number of the last migration that was applied; 0 for a new database."""
-    (known,) = connection.execute("SELECT to_regclass('schema_version')").fetchone()
+    # Not by to_regclass, which may remember that there was none.
+    text = "SELECT count(*) FROM pg_class WHERE relname = 'schema_version' AND relkind = 'r' AND pg_table_is_visible(oid)"
+    (known,) = connection.execute(text).fetchone()
     return schema.version_in_table(connection) if known else 0
 
 

@@ -500,3 +500,14 @@ def test_tombstones_name_every_object_that_lost_its_row(tmp_path):
     keys = {key for (key,) in rows(path, "SELECT object_key FROM tombstone WHERE object_key != ''")}
     assert keys == {one.instance.key for one in [*made, rival]}
     assert rows(path, "SELECT count(*) FROM rival") == [(0,)]
+
+
+def test_a_search_that_takes_too_long_is_broken_off_and_the_next_one_is_answered(tmp_path):
+    endless = "WITH RECURSIVE counted (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted) SELECT max(n) FROM counted"
+    with contextlib.closing(open_index(tmp_path / "index.sqlite", search_seconds=0.1)) as index:
+        index.add(entry())
+        started = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            index._rows(endless, ())
+        assert time.monotonic() - started < 5
+        assert len(index.search(Query(Level.STUDY))) == 1
