@@ -9,7 +9,7 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from pydicom.valuerep import format_number_as_ds
 
@@ -26,13 +26,35 @@ _CHARACTER_SET_VRS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _LONGEST_SHORT_VALUE = 0xFFFE
+_IMPLICIT = struct.Struct("<HHI")
 
 
 def decode(encoded: bytes, transfer_syntax_uid: str) -> dict[str, JsonElement]:
-    """Read an Identifier, within the limits of any Data Set. Raises NotDicom. PS3.5 §7.1"""
+    """Read an Identifier, within the limits of any Data Set. Raises NotDicom. PS3.5 §7.1
+
+    Group lengths, which no Data Set has since 2008, are there without a value, ahead of the others.
+    """
     if not encoded:
         return {}
-    return read_data_set(encoded, 0, TRANSFER_SYNTAXES[transfer_syntax_uid]).json
+    elements = read_data_set(encoded, 0, TRANSFER_SYNTAXES[transfer_syntax_uid]).json
+    lengths = _group_lengths(encoded, is_explicit=transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN)
+    return {tag: {"vr": "UL"} for tag in lengths} | elements
+
+
+def _group_lengths(encoded: bytes, *, is_explicit: bool) -> Iterator[str]:
+    """Tags of the group lengths ahead of the first sequence of undefined length."""
+    at = 0
+    while at + 8 <= len(encoded):
+        group, element, length = _IMPLICIT.unpack_from(encoded, at)
+        header_bytes = 8
+        if is_explicit:
+            length >>= 16
+            if encoded[at + 4 : at + 6].decode("latin-1") in _LONG_VRS:
+                header_bytes = 12
+                length = int.from_bytes(encoded[at + 8 : at + 12], "little")
+        if element == 0:
+            yield f"{group:04X}{element:04X}"
+        at += header_bytes + length
 
 
 def text(element: JsonElement) -> str:
