@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from storage.objects import open_object_store
 from tests import synthetic
 
 VERIFICATION, STUDY_ROOT_FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
+PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND = "1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.3.1"
 STORAGE = (synthetic.SECONDARY_CAPTURE, [synthetic.EXPLICIT])
 FIND = (STUDY_ROOT_FIND, [synthetic.EXPLICIT])
 ECHO = (VERIFICATION, [synthetic.IMPLICIT])
@@ -290,9 +292,44 @@ def query(level="STUDY", **keys):
     return asked
 
 
-def find(association, asked):
+def find(association, asked, model=STUDY_ROOT_FIND):
     """The statuses and Identifiers of one C-FIND."""
-    return [(status.Status, found) for status, found in association.send_c_find(asked, STUDY_ROOT_FIND)]
+    return [(status.Status, found) for status, found in association.send_c_find(asked, model)]
+
+
+_DAMAGE = """
+import sys
+from pathlib import Path
+from storage.index.engine import connect
+path = Path(sys.argv[1])
+connection = connect(path)
+connection.execute("CREATE TABLE passing (one)")  # whoever has pages cached reads them again
+connection.execute("DROP TABLE passing")
+connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+connection.close()
+whole = path.read_bytes()
+path.with_suffix(".whole").write_bytes(whole)
+with path.open("r+b") as file:
+    file.write(bytes(len(whole)))
+"""
+
+
+@contextlib.contextmanager
+def damaged_index(listener):
+    """Within it the file of the index holds zeros, as after a failing disk; then what it held before.
+
+    Another process does it, because SQLite's locks are lost when this one closes the file.
+    """
+    path = listener.folder / "index.sqlite"
+    subprocess.run([sys.executable, "-c", _DAMAGE, str(path)], check=True, timeout=60)
+    try:
+        yield
+    finally:
+        repair = (
+            "import sys, pathlib; pathlib.Path(sys.argv[2]).open('r+b').write(pathlib.Path(sys.argv[1]).read_bytes())"
+        )
+        arguments = [sys.executable, "-c", repair, str(path.with_suffix(".whole")), str(path)]
+        subprocess.run(arguments, check=True, timeout=60)
 
 
 def instances(listener):

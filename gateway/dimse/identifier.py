@@ -8,21 +8,17 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import re
 import struct
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
 
-from pydicom import charset
 from pydicom.valuerep import format_number_as_ds
 
+from gateway.dimse.characters import UTF_8, codecs_of, encode_text
 from storage.dataset import read_data_set
 from storage.model import JsonElement
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
-from storage.values import decode_text, encodings_of
 
 SPECIFIC_CHARACTER_SET = "00080005"
-UTF_8 = "ISO_IR 192"
 
 _LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 _BINARY_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
@@ -30,15 +26,35 @@ _CHARACTER_SET_VRS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _LONGEST_SHORT_VALUE = 0xFFFE
-_NAME_PARTS = re.compile(r"([\^=\\])")
-_TEXT_PARTS = re.compile(r"([\\\n\f\r\t])")
+_IMPLICIT = struct.Struct("<HHI")
 
 
 def decode(encoded: bytes, transfer_syntax_uid: str) -> dict[str, JsonElement]:
-    """Read an Identifier, within the limits of any Data Set. Raises NotDicom. PS3.5 §7.1"""
+    """Read an Identifier, within the limits of any Data Set. Raises NotDicom. PS3.5 §7.1
+
+    Group lengths, which no Data Set has since 2008, are there without a value, ahead of the others.
+    """
     if not encoded:
         return {}
-    return read_data_set(encoded, 0, TRANSFER_SYNTAXES[transfer_syntax_uid]).json
+    elements = read_data_set(encoded, 0, TRANSFER_SYNTAXES[transfer_syntax_uid]).json
+    lengths = _group_lengths(encoded, is_explicit=transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN)
+    return {tag: {"vr": "UL"} for tag in lengths} | elements
+
+
+def _group_lengths(encoded: bytes, *, is_explicit: bool) -> Iterator[str]:
+    """Tags of the group lengths ahead of the first sequence of undefined length."""
+    at = 0
+    while at + 8 <= len(encoded):
+        group, element, length = _IMPLICIT.unpack_from(encoded, at)
+        header_bytes = 8
+        if is_explicit:
+            length >>= 16
+            if encoded[at + 4 : at + 6].decode("latin-1") in _LONG_VRS:
+                header_bytes = 12
+                length = int.from_bytes(encoded[at + 8 : at + 12], "little")
+        if element == 0:
+            yield f"{group:04X}{element:04X}"
+        at += header_bytes + length
 
 
 def text(element: JsonElement) -> str:
@@ -62,7 +78,7 @@ def encode(attributes: Mapping[str, JsonElement], transfer_syntax_uid: str, char
     ISO_IR 192 when it does not, and none when all text is ASCII. A value that its VR cannot hold is left empty.
     """
     is_explicit = transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN
-    for terms, codecs in ((character_set, _codecs(character_set)), (UTF_8, ("utf_8",))):
+    for terms, codecs in ((character_set, codecs_of(character_set)), (UTF_8, codecs_of(UTF_8))):
         writer = _Writer(is_explicit, codecs)
         try:
             body = writer.data_set(attributes)
@@ -75,19 +91,6 @@ def encode(attributes: Mapping[str, JsonElement], transfer_syntax_uid: str, char
         named |= {tag: element for tag, element in attributes.items() if tag > SPECIFIC_CHARACTER_SET}
         return writer.data_set(named)
     return b""
-
-
-@lru_cache(maxsize=64)
-def _codecs(character_set: str) -> tuple[str, ...]:
-    """Python codecs that write what the query's character set can hold; the default repertoire is ASCII."""
-    terms = [term.strip() for term in character_set.split("\\")]
-    if not all(term in charset.python_encoding for term in terms):
-        return ("ascii",)  # what the standard does not define is not answered with
-    found = encodings_of(character_set.encode("ascii", "replace"))
-    return tuple(
-        "ascii" if term in ("", "ISO_IR 6", "ISO 2022 IR 6") else codec
-        for term, codec in zip(terms, found, strict=True)
-    )
 
 
 class _Writer:
@@ -128,44 +131,18 @@ class _Writer:
             return b"".join(struct.pack("<HH", int(one[:4], 16), int(one[4:], 16)) for one in values if one)
         written = "\\".join(_TO_TEXT.get(vr, _value_text)(value) for value in values)
         if vr in _CHARACTER_SET_VRS:
-            return self._text(written, _NAME_PARTS if vr == "PN" else _TEXT_PARTS)
+            return self._text(written, is_name=vr == "PN")
         return written.encode("ascii", "replace")
 
     def _item(self, item: Mapping[str, JsonElement]) -> bytes:
         body = self.data_set(item)
         return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
 
-    def _text(self, written: str, delimiters: re.Pattern[str]) -> bytes:
+    def _text(self, written: str, *, is_name: bool) -> bytes:
         if written.isascii():
             return written.encode("ascii")
         self.has_extended_characters = True
-        if len(self._codecs) == 1 and self._codecs[0] != "shift_jis":
-            return written.encode(self._codecs[0])
-        # Code extensions return to the first set at each delimiter. PS3.5 §6.1.2.5.3
-        return b"".join(self._extended(part) for part in delimiters.split(written))
-
-    def _extended(self, part: str) -> bytes:
-        if part.isascii():
-            return part.encode("ascii")
-        if not all(any(_can_hold(codec, character) for codec in self._codecs) for character in part):
-            raise UnicodeError
-        # pydicom names the default repertoire as Latin-1, and so would write Latin-1 that nobody announced.
-        named = ["iso8859" if codec == "ascii" else codec for codec in self._codecs]
-        if named[0] == "iso8859" and any("\x80" <= character <= "\xff" for character in part):
-            raise UnicodeError
-        written = charset.encode_string(part, named)
-        if decode_text(written + b"  ", tuple(named)) != part + "  ":
-            raise UnicodeError
-        return written
-
-
-@lru_cache(maxsize=4096)
-def _can_hold(codec: str, character: str) -> bool:
-    try:
-        written = character.encode(codec)
-    except UnicodeError:
-        return False
-    return codec != "shift_jis" or len(written) == 1  # as DICOM's ISO_IR 13 it is JIS X 0201 alone
+        return encode_text(written, self._codecs, is_name=is_name)
 
 
 def _binary(element: JsonElement) -> bytes:

@@ -32,6 +32,7 @@ from gateway.dimse.command import RESPONSE, Element, Field
 from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DrainingError
 from gateway.dimse.contexts import Service, negotiate
 from gateway.dimse.limits import DimseLimits
+from gateway.dimse.models import negotiate_extended
 from gateway.dimse.status import SUCCESS, UNRECOGNISED_OPERATION, Reply
 from gateway.dimse.upper_layer import (
     NOT_SPECIFIED,
@@ -260,7 +261,7 @@ class DimseServer:
             return None
         results = negotiate(proposal.contexts)
         association = Association(connection, results, proposal.maximum_length, limits)
-        extended, answered = query_scp.negotiate_extended(proposal.extended)
+        extended, answered = negotiate_extended(proposal.extended)
         connection.enlarge()
         connection.send(encode_acceptance(pdu, results, limits.pdu_maximum_bytes, answered))
         queries = query_scp.QueryService(self._ae_title, limits, extended)

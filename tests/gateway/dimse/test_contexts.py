@@ -53,7 +53,9 @@ def test_no_class_of_another_service_is_storage():
     ("uid", "service"),
     [
         (VERIFICATION, Service.VERIFICATION),
+        ("1.2.840.10008.5.1.4.1.2.1.1", Service.QUERY),
         (STUDY_ROOT_FIND, Service.QUERY),
+        ("1.2.840.10008.5.1.4.1.2.3.1", Service.QUERY),
         ("1.2.840.10008.5.1.4.1.1.9", Service.STORAGE),
         ("1.2.840.10008.5.1.1.29", Service.STORAGE),
         ("1.3.46.670589.2.5.1.1", Service.STORAGE),

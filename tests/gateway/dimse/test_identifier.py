@@ -14,6 +14,7 @@ from pydicom.filewriter import write_dataset
 from gateway.dimse import identifier
 from storage.errors import NotDicom
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from tests import synthetic
 
 SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN]
 YAMADA = {"Alphabetic": "Yamada^Tarou", "Ideographic": "山田^太郎", "Phonetic": "やまだ^たろう"}
@@ -122,6 +123,28 @@ def test_an_identifier_of_another_library_is_read(syntax):
 
 def test_no_bytes_are_an_identifier_without_keys():
     assert identifier.decode(b"", IMPLICIT_VR_LITTLE_ENDIAN) == {}
+
+
+@pytest.mark.parametrize(
+    "write", [synthetic.element, lambda tag, vr, value=b"": synthetic.implicit_element(tag, value)]
+)
+def test_group_lengths_are_told_without_a_value(write):
+    syntax = EXPLICIT_VR_LITTLE_ENDIAN if write is synthetic.element else IMPLICIT_VR_LITTLE_ENDIAN
+    encoded = b"".join(
+        [
+            write(0x00080000, "UL", b"\x0e\0\0\0"),
+            write(0x00080052, "CS", b"STUDY "),
+            write(0x00091001, "UN", b"\0\0\0\0"),
+            write(0x00100000, "UL", b"\0\0\0\0"),
+        ]
+    )
+    found = identifier.decode(encoded, syntax)
+    assert found.pop("00091001")["vr"] == "UN"
+    assert found == {
+        "00080000": {"vr": "UL"},
+        "00080052": {"vr": "CS", "Value": ["STUDY"]},
+        "00100000": {"vr": "UL"},
+    }
 
 
 @pytest.mark.parametrize("value", [["x"], [1e400], [-1], [2**80], [None], [{}]], ids=str)

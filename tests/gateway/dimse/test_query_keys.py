@@ -2,8 +2,9 @@
 
 import pytest
 
-from gateway.dimse.contexts import STUDY_ROOT_FIND
-from gateway.dimse.query_scp import Extended, Key, answer_elements, negotiate_extended, read_query
+from gateway.dimse.contexts import PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND, STUDY_ROOT_FIND
+from gateway.dimse.models import MODELS, Extended
+from gateway.dimse.query_keys import Key, answer_elements, read_query
 from storage.errors import BadQuery
 from storage.matching import MatchKind
 from storage.model import Answer, Level, Scope
@@ -22,8 +23,8 @@ def element(vr, *values):
     return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
 
 
-def read(elements, extended=None):
-    return read_query(dict(sorted(elements.items())), 64, extended)
+def read(elements, extended=None, model=STUDY_ROOT_FIND):
+    return read_query(dict(sorted(elements.items())), 64, MODELS[model], extended)
 
 
 @pytest.mark.parametrize("level", [None, "", "PATIENT", "INSTANCE", "study", "WORKLIST"])
@@ -92,11 +93,34 @@ def test_keys_of_no_use_at_the_level_are_ignored_and_said_to_be(tag, value):
     assert not asked.is_complete
 
 
-@pytest.mark.parametrize("tag", ["00080000", "00100000", "00080005", "00080201", "00080054", "00080056"])
-def test_group_lengths_and_what_describes_the_identifier_are_no_keys(tag):
+@pytest.mark.parametrize("tag", ["00080005", "00080201", "00080054", "00080056"])
+def test_what_describes_the_identifier_is_no_key(tag):
     asked = read(keys("STUDY", **{f"t{tag}": element("CS", "ISO_IR 100")}))
     assert asked.keys == {}
     assert asked.is_complete
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        {"vr": "UL", "Value": [4]},
+        {"vr": "UN", "BulkDataURI": "somewhere"},
+        {"vr": "UN", "InlineBinary": "AAEC"},
+        {"vr": "SQ", "Value": [{}, {}]},
+        {"vr": "SQ", "Value": [{"00100020": {"vr": "LO", "Value": ["P1"]}}]},
+        {"vr": "SQ", "Value": [{}]},
+    ],
+)
+@pytest.mark.parametrize("tag", ["00080000", "00090000", "00091001", "0009002D"])
+def test_group_lengths_and_private_keys_are_ignored_whatever_they_hold(tag, element):
+    asked = read(keys("STUDY", **{f"t{tag}": element}))
+    assert (asked.keys, asked.query.matches, asked.is_complete) == ({}, (), False)
+
+
+def test_a_sequence_with_an_empty_item_is_wanted_whole():
+    asked = read(keys("SERIES", t0020000D=element("UI", "1.2"), t00400275=element("SQ", {})))
+    assert asked.keys["00400275"] == Key("SQ")
+    assert (asked.query.matches, asked.is_complete) == ((), True)
 
 
 def test_a_key_in_a_sequence_is_matched_in_its_items():
@@ -122,8 +146,8 @@ def test_a_key_in_a_sequence_is_matched_in_its_items():
         ("0020000D", element("UI", "1.2.x")),
         ("00100020", element("LO", "x" * 300)),
         ("00100020", {"vr": "LO", "BulkDataURI": "somewhere"}),
+        ("00100020", {"vr": "UN", "InlineBinary": "UDE="}),
         ("00100010", element("PN", {"Alphabetic": "a*b*c*d*e*f*g*h*i*j"})),
-        ("00400275", {"vr": "SQ", "Value": [{}, {}]}),
     ],
 )
 def test_values_that_cannot_be_matched_are_refused_with_their_tag(tag, value):
@@ -132,10 +156,86 @@ def test_values_that_cannot_be_matched_are_refused_with_their_tag(tag, value):
     assert raised.value.tag == tag
 
 
-def test_too_many_keys_are_refused():
+def test_a_sequence_of_two_items_is_refused_with_its_tag():
+    with pytest.raises(BadQuery) as raised:
+        read(keys("SERIES", t0020000D=element("UI", "1.2"), t00400275=element("SQ", {}, {})))
+    assert raised.value.tag == "00400275"
+
+
+def test_too_many_keys_are_refused_with_the_first_that_is_too_many():
     many = {f"t0010{number:04X}": element("LO") for number in range(1, 70)}
-    with pytest.raises(BadQuery):
+    with pytest.raises(BadQuery) as raised:
         read(keys("STUDY", **many))
+    assert raised.value.tag == "00100040"
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "above"),
+    [
+        (PATIENT_ROOT_FIND, "PATIENT", []),
+        (PATIENT_ROOT_FIND, "STUDY", ["00100020"]),
+        (PATIENT_ROOT_FIND, "SERIES", ["00100020", "0020000D"]),
+        (PATIENT_ROOT_FIND, "IMAGE", ["00100020", "0020000D", "0020000E"]),
+        (STUDY_ROOT_FIND, "STUDY", []),
+        (STUDY_ROOT_FIND, "SERIES", ["0020000D"]),
+        (STUDY_ROOT_FIND, "IMAGE", ["0020000D", "0020000E"]),
+        (PATIENT_STUDY_ONLY_FIND, "PATIENT", []),
+        (PATIENT_STUDY_ONLY_FIND, "STUDY", ["00100020"]),
+    ],
+)
+def test_each_unique_key_above_the_level_is_needed_in_each_model(model, name, above):
+    given = {"00100020": element("LO", "P1"), "0020000D": element("UI", "1.2"), "0020000E": element("UI", "1.3")}
+    complete = keys(name, **{f"t{tag}": given[tag] for tag in above})
+    assert read(complete, model=model).level_name == name
+    for tag in above:
+        lacking = {other: value for other, value in complete.items() if other != tag}
+        with pytest.raises(BadQuery) as raised:
+            read(lacking, model=model)
+        assert raised.value.tag == tag
+        assert read(lacking, RELATIONAL, model).level_name == name
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (STUDY_ROOT_FIND, "PATIENT"),
+        (PATIENT_STUDY_ONLY_FIND, "SERIES"),
+        (PATIENT_STUDY_ONLY_FIND, "IMAGE"),
+        (PATIENT_ROOT_FIND, "INSTANCE"),
+    ],
+)
+def test_a_level_of_another_model_is_refused(model, name):
+    with pytest.raises(BadQuery) as raised:
+        read(keys(name), RELATIONAL, model)
+    assert raised.value.tag == "00080052"
+
+
+@pytest.mark.parametrize("value", [(), ("",), ("*",), ("P?",), ("P1", "P2"), ('""',)], ids=str)
+def test_the_patient_above_a_level_must_be_a_single_one(value):
+    extended = Extended(has_empty_values=True, has_multiple_values=True)
+    with pytest.raises(BadQuery) as raised:
+        read(keys("STUDY", t00100020=element("LO", *value)), extended, PATIENT_ROOT_FIND)
+    assert raised.value.tag == "00100020"
+
+
+def test_the_patient_above_a_level_is_matched_and_returned():
+    asked = read(keys("STUDY", t00100020=element("LO", "P1")), model=PATIENT_ROOT_FIND)
+    assert [(match.attribute.keyword, match.kind) for match in asked.query.matches] == [("PatientID", MatchKind.SINGLE)]
+    assert set(asked.keys) == {"00100020"}
+
+
+@pytest.mark.parametrize(
+    ("extended", "value", "kind"),
+    [
+        (Extended(), '""', MatchKind.SINGLE),
+        (Extended(has_empty_values=True), '""', MatchKind.EMPTY),
+        (Extended(), "A\\B", MatchKind.SINGLE),
+        (Extended(has_multiple_values=True), "A\\B", MatchKind.LIST),
+    ],
+)
+def test_empty_and_multiple_values_are_matched_where_they_were_negotiated(extended, value, kind):
+    asked = read(keys("STUDY", t00080050=element("SH", *value.split("\\"))), extended)
+    assert [match.kind for match in asked.query.matches] == [kind]
 
 
 def test_an_answer_holds_what_was_asked_empty_where_unknown_and_where_to_retrieve():
@@ -166,20 +266,3 @@ def test_the_time_zone_of_an_answer_is_told():
     asked = read(keys("STUDY", t00080030=element("TM")))
     answer = Answer(Level.STUDY, Scope("1.2"), {"00080201": element("SH", "+0200")})
     assert answer_elements(asked, answer, "X")["00080201"] == element("SH", "+0200")
-
-
-@pytest.mark.parametrize(
-    ("information", "extended", "answered"),
-    [
-        (None, Extended(), {}),
-        (b"", Extended(), {}),
-        (b"\0", Extended(), {STUDY_ROOT_FIND: b"\0"}),
-        (b"\1", Extended(is_relational=True), {STUDY_ROOT_FIND: b"\1"}),
-        (b"\1\1\1", Extended(is_relational=True, is_fuzzy=True), {STUDY_ROOT_FIND: b"\1\0\1"}),
-        (b"\0\1\1\1\1", Extended(is_fuzzy=True), {STUDY_ROOT_FIND: b"\0\0\1\0\0"}),
-        (b"\1" * 40, Extended(is_relational=True, is_fuzzy=True), {STUDY_ROOT_FIND: b"\1\0\1\0\0"}),
-    ],
-)
-def test_relational_and_fuzzy_queries_are_negotiated(information, extended, answered):
-    proposed = {} if information is None else {STUDY_ROOT_FIND: information}
-    assert negotiate_extended(proposed) == (extended, answered)
