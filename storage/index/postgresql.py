@@ -166,6 +166,32 @@ _UNREACHABLE = "The index cannot be reached"
 _MESSAGE_CHARACTERS = 200
 
 
+def _refuse_ended(connection: psycopg.Connection[Any]) -> None:
+    """Raises for a connection that the server has ended since it was last used: then there is something to read."""
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    if poll.poll(0):
+        connection.execute("SELECT 1")
+
+
+def _arguments(options: dict[str, str]) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "connect_timeout": _CONNECT_SECONDS,
+        "application_name": "dicomweb-gateway",
+        "client_encoding": "UTF8",
+        "options": _options(options),
+    }
+
+
+# Classes of SQLSTATE after which the same call may succeed later: connections, resources, operators, the system,
+# standby servers, locks, transactions that others broke. https://www.postgresql.org/docs/current/errcodes-appendix.html
+_NOT_NOW_CLASSES = frozenset(("08", "25", "40", "53", "57", "58", "XX"))
+_NOT_NOW = frozenset(("55P03", "55006", "28000", "28P01", "3D000", "42501"))
+_UNREACHABLE = "The index cannot be reached"
+_MESSAGE_CHARACTERS = 200
+
+
 def is_unavailable(self, error: BaseException) -> bool:
         """See ``Engine.is_unavailable``."""
         return is_unavailable(error)
@@ -202,12 +228,7 @@ def _arguments(options: dict[str, str]) -> dict[str, Any]:
 _NOT_NOW_CLASSES = frozenset(("08", "25", "40", "53", "57", "58", "XX"))
 _NOT_NOW = frozenset(("55P03", "55006", "28000", "28P01", "3D000", "42501"))
 _UNREACHABLE = "The index cannot be reached"
-_WHY_NOT = {
-    "28000": "The database refuses the user of the index",
-    "28P01": "The database refuses the password of the index",
-    "3D000": "The database of the index does not exist",
-    "42501": "The user of the index may not do in the database what is needed",
-}
+_MESSAGE_CHARACTERS = 200
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -265,7 +286,7 @@ class PostgresqlIndex(RelationalIndex):
 def version_of(connection: engine.Connection) -> int:
     """Number of the last migration that was applied; 0 for a new database."""
     # Not by to_regclass, which may remember that there was none.
-    text = "SELECT count(*) FROM pg_class WHERE relname = 'schema_version' AND relkind = 'r' AND pg_table_is_visible(oid)"
+    text = "SELECT count(*) FROM pg_class WHERE relname = 'schema_version' AND pg_table_is_visible(oid)"
     (known,) = connection.execute(text).fetchone()
     return schema.version_in_table(connection) if known else 0
 
