@@ -13,7 +13,7 @@ from typing import TextIO
 
 import click
 
-from gateway.query import find, output, qido
+from gateway.query import output, qido
 from gateway.query.failures import BadUsage
 from gateway.query.search import LEVELS, Search, read_includes, read_keys
 from gateway.query.server import Server, WebServer, is_server, read_ae_title, read_server
@@ -66,6 +66,8 @@ def run(
     else:
         if header:
             raise BadUsage("--header is for QIDO-RS; C-FIND has no headers.")
+        from gateway.query import find  # noqa: PLC0415 - it brings pydicom, which takes longer than most answers
+
         found = find.answers(server, search, read_ae_title(calling_ae), timeout, notes)
     with closing(found):
         _print(_limited(found, search.limit, notes), search, form, is_terminal=is_terminal)

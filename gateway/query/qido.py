@@ -27,6 +27,7 @@ from storage.uids import is_uid
 
 PAGE_ANSWERS = 200
 PAGE_MAXIMUM_BYTES = 32 << 20
+PAGE_MAXIMUM_VALUES = 4_000_000  # of a few bytes each in JSON, and of a hundred in memory
 _ERROR_MAXIMUM_BYTES = 64 << 10
 _CHUNK_BYTES = 64 << 10
 _RESOURCES = {Level.STUDY: "studies", Level.SERIES: "series", Level.INSTANCE: "instances"}
@@ -189,6 +190,8 @@ def _read_answers(server: WebServer, response: http.client.HTTPResponse, body: b
         return []
     if status != HTTPStatus.OK:
         raise _refusal(server, response, body)
+    if sum(map(body.count, (b",", b"{", b"["))) > PAGE_MAXIMUM_VALUES:
+        raise Failed(f"The answer of {server.name} has too many values.")
     try:
         page = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.query.failures import BadUsage
+from gateway.query.text import clean
 from storage.attributes import ATTRIBUTES
 from storage.dictionary import dictionary_vr, keyword_of, tag_of
 from storage.model import JsonElement, Level
@@ -137,7 +138,7 @@ def read_keys(arguments: Iterable[str]) -> tuple[dict[Field, str], tuple[Field, 
         field = read_field(name)
         if field in keys or field in returned:
             raise BadUsage(f"The key {name!r} is given twice.")
-        if len(value) > _MAXIMUM_VALUE_CHARACTERS or not (value.isprintable() or value.isspace()):
+        if len(value) > _MAXIMUM_VALUE_CHARACTERS or clean(value) != value:
             raise BadUsage(f"The value of {name!r} is too long, or has control characters.")
         if value:
             keys[field] = value

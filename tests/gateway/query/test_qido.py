@@ -196,6 +196,15 @@ def test_an_answer_without_end_is_given_up_within_its_cap(stub):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 
+@pytest.mark.parametrize("value", [b"{}", b"[]", b'"ab"', b"1.5"])
+def test_small_values_without_number_are_not_unpacked(stub, value):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    body = b"[" + value + (b"," + value) * ((31 << 20) // (len(value) + 1)) + b"]"
+    with pytest.raises(Failed, match="too many values"):
+        ask(stub(reply(body)), seconds=60.0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
 def trickled_head():
     for byte in b"HTTP/1.1 200 OK\r\n" + b"X: yyyyyyyyyyyy\r\n" * 90:
         yield bytes((byte,))

@@ -28,8 +28,14 @@ def test_a_path_and_a_private_tag_are_fields_too():
 
 
 def test_keys_have_values_or_are_to_be_returned():
-    keys, returned = read_keys(["PatientName=doe*", "PatientComments=a=b", "StudyID="])
-    assert keys == {read_field("PatientName"): "doe*", read_field("PatientComments"): "a=b"}
+    keys, returned = read_keys(
+        ["PatientName=doe*", "PatientComments=a=b", "StudyID=", "OtherPatientNames=水野\u3000遥"]
+    )
+    assert keys == {
+        read_field("PatientName"): "doe*",
+        read_field("PatientComments"): "a=b",
+        read_field("OtherPatientNames"): "水野\u3000遥",
+    }
     assert returned == (read_field("StudyID"),)
 
 
@@ -43,6 +49,8 @@ def test_keys_have_values_or_are_to_be_returned():
         (["PatientName=a", "00100010=b"], "twice"),
         (["PatientName=a", "PatientName="], "twice"),
         (["PatientName=\x1b"], "control characters"),
+        (["PatientName=\n"], "control characters"),
+        (["PatientName=\udcff"], "control characters"),
         (["PatientName=" + "x" * 1025], "too long"),
     ],
 )
