@@ -1,6 +1,7 @@
-"""Command line: serve, import, settings, version. Reads settings, calls, and turns errors into exit codes.
+"""Command line: serve, import, query, settings, version. Reads settings, calls, and turns errors into exit codes.
 
-Exit codes: 0 done; 1 it failed, or some files were refused; 2 usage or settings; 3 another gateway has the folder.
+Exit codes: 0 done; 1 it failed, or some files were refused; 2 usage or settings; 3 another gateway has the folder;
+4 a server that was queried refused; 5 it could not be reached; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gateway.settings import Loaded, SettingsError
 from storage.errors import GatewayError
 
 _USAGE = 2
+_INTERRUPTED = 130
 
 
 def _fail(reason: object, exit_code: int) -> NoReturn:
@@ -163,6 +165,69 @@ def _import(values: settings.Settings, paths: Iterable[Path], *, is_json: bool) 
             ", ".join([f"{len(files)} files", *(f"{count} {outcome}" for outcome, count in sorted(counts.items()))])
         )
     return bool(refused)
+
+
+_QUERY_FLAGS = (
+    click.option(
+        "--level",
+        type=click.Choice(["patients", "studies", "series", "instances"]),
+        default="studies",
+        show_default=True,
+        help="What is searched; patients by C-FIND only.",
+    ),
+    click.option("--include", multiple=True, metavar="FIELD,…", help="Attributes to return and to show, too; or all."),
+    click.option("--limit", type=click.IntRange(0), help="Stop after so many; 0: never.  [100 on a terminal, else 0]"),
+    click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many at the start."),
+    click.option("--fuzzy", is_flag=True, help="Match names fuzzily, where the server can."),
+    click.option("--json", "form", flag_value="json", help="One array of the DICOM JSON Model."),
+    click.option("--csv", "form", flag_value="csv", help="CSV with a header line."),
+    click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Header to send, for QIDO-RS."),
+    click.option("--calling-ae", default="QUERY", show_default=True, metavar="AE", help="Our AE title, for C-FIND."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0.1, 86_400),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Longest wait for the server, each time.",
+    ),
+    _CONFIG,
+)
+
+
+def _query_flags(command: Command) -> Command:
+    for flag in reversed(_QUERY_FLAGS):
+        command = flag(command)
+    return command
+
+
+@main.command(short_help="Search this or any other server, by QIDO-RS or C-FIND.")
+@click.argument("arguments", nargs=-1, metavar="[SERVER] [KEY=VALUE]...")
+@_query_flags
+def query(arguments: tuple[str, ...], config: Path | None, **flags: Any) -> None:
+    """Search a server, by QIDO-RS or C-FIND, and print what it has.
+
+    SERVER is http(s)://host:port/base for QIDO-RS, or AE@host:port for C-FIND, as the ready line writes them; without
+    it, DICOMweb of the gateway on this machine. KEY is a keyword or a tag; VALUE may have * and ?, and - between the
+    ends of a range; KEY= only asks for the attribute.
+
+    \b
+        dicomweb-gateway query 'PatientName=doe*' StudyDate=20240101-
+        dicomweb-gateway query GATEWAY@127.0.0.1:11112 --level series StudyInstanceUID=1.2.3
+
+    A terminal gets a table, anything else tab-separated lines without header. DICOMWEB_TOKEN in the environment is
+    sent as bearer token. Exit codes: 0 answered, with matches or without; 1 the server failed; 2 usage; 4 it refused;
+    5 it cannot be reached.
+    """  # noqa: D301 - the backspace keeps click from wrapping the examples
+    from gateway.query.command import run  # noqa: PLC0415 - other commands need no client
+    from gateway.query.failures import QueryError  # noqa: PLC0415 - as above
+
+    try:
+        run(arguments, lambda: _load(config, {}).settings, settings.bearer_token(), **flags)
+    except QueryError as error:
+        _fail(error.reason, error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", _INTERRUPTED)
 
 
 @main.command("settings")

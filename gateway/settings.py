@@ -511,6 +511,11 @@ def _default(knob: Knob) -> str:
     return f"`{json.dumps(value)}`" if value not in ("", []) else "empty"
 
 
+def bearer_token() -> str:
+    """The token with which ``query`` goes to a server; empty for none. Its variable is no setting of the gateway."""
+    return os.environ.get("DICOMWEB_TOKEN", "").strip()
+
+
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a child process: ours without settings, which travel as JSON, and with ``extra``."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | dict(extra)

@@ -143,6 +143,10 @@ PLANTED = [
     ("gateway/logs.py", "import gateway.settings", "gateway.logs -> gateway.settings"),
     ("gateway/processes.py", "import gateway.app", "gateway.processes -> gateway.app"),
     ("gateway/importer.py", "import storage.archive", "gateway.importer -> storage.archive"),
+    ("gateway/query/qido.py", "import gateway.app", "gateway.query.qido -> gateway.app"),
+    ("gateway/query/find.py", "import pynetdicom", "gateway.query.find -> pynetdicom"),
+    ("gateway/query/search.py", "import storage.index", "gateway.query.search -> storage.index"),
+    ("gateway/dimse/query_scu.py", "import gateway.query", "gateway.dimse.query_scu -> gateway.query"),
     ("gateway/web/routes.py", "import storage.objects", "gateway.web.routes -> storage.objects"),
 ]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from gateway import settings
 from gateway.dicomweb import responses
 from gateway.dimse import status
 from storage import errors
+from tests.fix_servers import command_environment, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,6 +77,27 @@ def test_the_command_lines_of_the_readme_do_what_it_says(start_gateway):
     studies = {path.relative_to(ROOT / "sample_dicom").parts[0] for path in (ROOT / "sample_dicom").rglob("*.dcm")}
     assert said["findscu"].count("(Pending)") == len(studies)
     assert said["curl"].startswith("[{")
+
+
+def test_the_searches_of_the_readme_find_what_it_says(start_gateway):
+    gateway = start_gateway("--workers", "1")
+    assert run_command("import", "--data", gateway.data, ROOT / "sample_dicom", seconds=200).returncode in (0, 1)
+    environment = command_environment({"GATEWAY_HTTP__PORT": str(gateway.http_port)})
+    said = []
+    for line in shell_lines("Search from the command line"):
+        ours = line.replace(":11112", f":{gateway.dimse_port}").replace(":8080", f":{gateway.http_port}")
+        ours = ours.replace(".venv/bin/dicomweb-gateway", f"{sys.executable} -m gateway")
+        run = subprocess.run(
+            ["sh", "-c", ours], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60, env=environment
+        )
+        assert run.returncode == 0, (line, run.stderr)
+        said.append(run.stdout)
+    studies = {path.relative_to(ROOT / "sample_dicom").parts[0] for path in (ROOT / "sample_dicom").rglob("*.dcm")}
+    everything, found, series, instances = said
+    assert len(everything.splitlines()) == len(studies)
+    assert [line.split("\t")[1] for line in found.splitlines()] == ["Weißmüller^Jörg"]
+    assert {line.split(",")[0] for line in series.splitlines()} == {"Modality", "MR"}
+    assert len(json.loads(instances)) == 3
 
 
 @pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "storage/README.md", "CHANGELOG.md"])

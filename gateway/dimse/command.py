@@ -34,6 +34,7 @@ class Element(enum.IntEnum):
     COMMAND_FIELD = 0x0100
     MESSAGE_ID = 0x0110
     MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
+    PRIORITY = 0x0700
     COMMAND_DATA_SET_TYPE = 0x0800
     STATUS = 0x0900
     OFFENDING_ELEMENT = 0x0901
@@ -139,6 +140,30 @@ def response(
             continue
         elements[element] = value
     return encode(elements)
+
+
+def find_request(sop_class_uid: str, message_id: int) -> bytes:
+    """The encoded C-FIND-RQ of medium priority; its Identifier follows. PS3.7 §9.3.2.1"""
+    return encode(
+        {
+            Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            Element.COMMAND_FIELD: Field.C_FIND,
+            Element.MESSAGE_ID: message_id,
+            Element.PRIORITY: 0,
+            Element.COMMAND_DATA_SET_TYPE: _DATA_SET_FOLLOWS,
+        }
+    )
+
+
+def cancel_request(message_id: int) -> bytes:
+    """The encoded C-CANCEL-RQ of the request with that Message ID. PS3.7 §9.3.2.3"""
+    return encode(
+        {
+            Element.COMMAND_FIELD: Field.C_CANCEL,
+            Element.MESSAGE_ID_BEING_RESPONDED_TO: message_id,
+            Element.COMMAND_DATA_SET_TYPE: NO_DATA_SET,
+        }
+    )
 
 
 def _tag(tag: int | None) -> bytes:

@@ -27,7 +27,8 @@ _LARGEST_SENT_PDU_BYTES = 128 * 1024
 _HELD_BYTES = 32 * 1024
 _COMMAND, _LAST = 1, 2
 
-ASSOCIATE_REQUEST, P_DATA, RELEASE_REQUEST, ABORT = 0x01, 0x04, 0x05, 0x07
+ASSOCIATE_REQUEST, ASSOCIATE_ACCEPT, ASSOCIATE_REJECT = 0x01, 0x02, 0x03
+P_DATA, RELEASE_REQUEST, RELEASE_RESPONSE, ABORT = 0x04, 0x05, 0x06, 0x07
 _KNOWN_PDUS = range(0x01, 0x08)
 
 PROVIDER = 2
@@ -85,16 +86,40 @@ def read_associate_request(connection: Connection, limits: DimseLimits, deadline
         raise ViolationError("unexpected PDU", abort=UNEXPECTED_PDU)
     if length > limits.associate_pdu_maximum_bytes:
         raise ViolationError("PDU too long")
-    request = bytearray(header)
+    return header + read_value(connection, length, deadline, overdue)
+
+
+def read_associate_answer(connection: Connection, limits: DimseLimits, deadline: float) -> bytes:
+    """The PDU that answers our A-ASSOCIATE-RQ: an acceptance or a rejection. Raises ConnectionEndedError.
+
+    As careful as ``read_associate_request``. PS3.8 §9.2.3 Sta5
+    """
+    overdue = "association deadline"
+    header = bytes(connection.take(_PDU_HEADER.size, deadline, overdue))
+    kind, length = _PDU_HEADER.unpack(header)
+    if kind not in _KNOWN_PDUS:
+        raise ViolationError("not a PDU", abort=None)
+    if kind == ABORT:
+        raise AbortedError
+    if kind not in (ASSOCIATE_ACCEPT, ASSOCIATE_REJECT):
+        raise ViolationError("unexpected PDU", abort=UNEXPECTED_PDU)
+    if length > limits.associate_pdu_maximum_bytes:
+        raise ViolationError("PDU too long")
+    return header + read_value(connection, length, deadline, overdue)
+
+
+def read_value(connection: Connection, length: int, deadline: float, overdue: str) -> bytes:
+    """The next ``length`` bytes, which the caller has found to be few enough."""
+    value = bytearray()
     while length:
         piece = connection.take_some(length, deadline, overdue)
-        request += piece
+        value += piece
         length -= len(piece)
-    return bytes(request)
+    return bytes(value)
 
 
 class Association:
-    """An established association as its acceptor sees it.
+    """An established association as its acceptor sees it, and with ``request`` and ``release`` its requestor too.
 
     results: of the negotiation; peer_maximum_bytes: longest P-DATA-TF value field the peer takes, 0 for any. All
     reads raise ConnectionEndedError when the association is over. One thread only.
@@ -121,14 +146,15 @@ class Association:
 
     # Receiving
 
-    def next_request(self) -> Request:
+    def next_request(self, idle_seconds: float | None = None) -> Request:
         """Wait for the next message and read its command.
 
-        Raises ReleasedError when the peer has released, DrainingError when the server stops. PS3.7 §6.3
+        idle_seconds: how long, if not as the limits say. Raises ReleasedError when the peer has released, DrainingError
+        when the server stops. PS3.7 §6.3
         """
         if self._pdu_left == 0:
             limits = self._limits
-            idle_end = time.monotonic() + limits.idle_seconds
+            idle_end = time.monotonic() + (limits.idle_seconds if idle_seconds is None else idle_seconds)
             if idle_end < self._end_of_life:
                 self._connection.wait_for_work(idle_end)
             else:
@@ -308,6 +334,23 @@ class Association:
             self._outgoing.clear()
             self._outgoing_bytes = 0
             self._connection.send(waiting)
+
+    def request(self, context_id: int, encoded_command: bytes, data_set: bytes | None = None) -> None:
+        """Send a message of our own at once: a command, and its Data Set if there is one. PS3.7 §6.3"""
+        pdus = self._pdus(context_id, encoded_command, _COMMAND)
+        if data_set is not None:
+            pdus += self._pdus(context_id, data_set, 0)
+        self._connection.send(b"".join(pdus))
+
+    def release(self, seconds: float) -> None:
+        """Ask for the release and wait for the answer, with nothing under way. Raises ConnectionEndedError.
+
+        PS3.8 §9.2.3 Sta7
+        """
+        self._connection.send(associate.RELEASE_REQUEST)
+        header = self._connection.take(_PDU_HEADER.size, time.monotonic() + seconds, "release deadline")
+        if _PDU_HEADER.unpack(header)[0] != RELEASE_RESPONSE:
+            raise ViolationError("unexpected PDU", abort=UNEXPECTED_PDU)
 
     def _pdus(self, context_id: int, encoded: bytes, control: int) -> list[bytes]:
         size = self._sent_fragment_bytes

@@ -172,3 +172,54 @@ def test_any_items_are_read_or_are_malformed(items):
 
 def test_a_result_without_context_is_a_refusal():
     assert Result(1, 3, IMPLICIT_VR_LITTLE_ENDIAN).context is None
+
+
+def proposal(**more):
+    contexts = (Proposed(1, STUDY_ROOT_FIND, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),)
+    name = associate.APPLICATION_CONTEXT_NAME
+    return associate.Proposal("PACS", "QUERY", 1, name, contexts, 16384, {STUDY_ROOT_FIND: b"\1\0\1"}, **more)
+
+
+def test_our_request_is_read_as_it_was_meant_by_us_and_by_pynetdicom():
+    pdu = associate.encode_request(proposal())
+    assert decode_request(pdu) == proposal()
+    theirs = A_ASSOCIATE_RQ()
+    theirs.decode(pdu)
+    primitive = theirs.to_primitive()
+    assert (primitive.called_ae_title.strip(), primitive.calling_ae_title.strip()) == ("PACS", "QUERY")
+    (context,) = primitive.presentation_context_definition_list
+    assert context.abstract_syntax == STUDY_ROOT_FIND
+    assert context.transfer_syntax == [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+    assert theirs.encode() == pdu
+
+
+def acceptance():
+    results = (Result(1, 0, EXPLICIT_VR_LITTLE_ENDIAN), Result(3, 4, IMPLICIT_VR_LITTLE_ENDIAN))
+    pdu = encode_acceptance(associate.encode_request(proposal()), results, 32768, {STUDY_ROOT_FIND: b"\1\0\0"})
+    return results, pdu
+
+
+def test_an_acceptance_is_read_as_it_was_written_by_us_and_by_pynetdicom():
+    results, pdu = acceptance()
+    theirs = A_ASSOCIATE_AC()
+    theirs.decode(pdu)
+    for written in (pdu, theirs.encode()):
+        read = associate.decode_acceptance(written)
+        assert [(one.context_id, one.reason) for one in read.results] == [(1, 0), (3, 4)]
+        assert read.results[0].transfer_syntax == results[0].transfer_syntax
+        assert read.maximum_length == 32768
+        assert read.extended == {STUDY_ROOT_FIND: b"\1\0\0"}
+
+
+def test_an_acceptance_cut_anywhere_is_malformed_or_shorter():
+    _, pdu = acceptance()
+    whole = associate.decode_acceptance(pdu)
+    for end in range(len(pdu)):
+        with contextlib.suppress(MalformedAssociateError):
+            assert associate.decode_acceptance(pdu[:end]) != whole
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_break_the_reader_of_acceptances(rest):
+    with contextlib.suppress(MalformedAssociateError):
+        associate.decode_acceptance(bytes(74) + rest)
