@@ -6,6 +6,7 @@ and what cannot be returned is named in a Warning (Q5, Q13).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dicomweb.media_types import DICOM_XML, METADATA_OFFERS, negotiate
+from gateway.dicomweb.media_types import DICOM_JSON, DICOM_XML, JSON, METADATA_OFFERS, negotiate
 from gateway.dicomweb.multipart import PART_ENDS, body_ends, body_type, new_boundary, part_begins
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, base_url, path_scope, resource_url
 from gateway.http import http_settings, in_thread, session_of
@@ -30,8 +31,9 @@ from storage.matching import Match, Query
 from storage.model import Answer, JsonElement, Level
 
 _MAXIMUM_PARAMETERS = 128
-_MAXIMUM_NAMED = 16
-"""Attributes that one Warning names; a header has to stay short."""
+_MAXIMUM_NAMED_CHARACTERS = 400
+"""Of the attributes that one Warning names; a header has to stay short."""
+_NOT_UTF_8 = re.compile("[\ud800-\udfff]")
 _FLAGS = {"true": True, "false": False}
 _SWITCHES = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 _OURS = frozenset((*_SWITCHES, "limit", "offset", "includefield", "accept"))
@@ -79,9 +81,10 @@ class _Reading:
 
 
 def _keywords(tags: Iterable[str]) -> str:
-    ordered = sorted(tags)
-    more = ["and others"] if len(ordered) > _MAXIMUM_NAMED else []
-    return ", ".join([*map(keyword_path, ordered[:_MAXIMUM_NAMED]), *more])
+    names = ", ".join(map(keyword_path, sorted(tags)))
+    if len(names) <= _MAXIMUM_NAMED_CHARACTERS:
+        return names
+    return f"{names[:_MAXIMUM_NAMED_CHARACTERS].rpartition(', ')[0]}, and others".removeprefix(", ")
 
 
 async def studies(request: Request) -> Response:
@@ -137,9 +140,9 @@ def _json(session: Session, query: Query, wanted: int, base: str) -> _Written:
 def _xml(session: Session, query: Query, wanted: int, base: str) -> _Written:
     """The first ``wanted`` matches, each a Native DICOM Model in a part of its own (Q2). PS3.18 §8.7.3.3
 
-    Without a match there is no body, for a 204: what the standard wants is an empty list of results, which is the
-    empty array in JSON (CP-2473), but a multipart body has one part at least (RFC 2046 §5.1.1). Clients of editions
-    before it know the 204.
+    Without a match there is no body, for a 204. The standard wants an empty list of results, which is the empty array
+    in JSON (CP-2473), but a multipart body has one part at least (RFC 2046 §5.1.1). Editions before that asked for
+    the 204 (PS3.18 2024d §8.3.4.4.1), so clients know it.
     """
     answers = session.search(query)
     boundary = new_boundary()
@@ -155,7 +158,7 @@ def _with_url(answer: Answer, base: str) -> Mapping[str, JsonElement]:
 
 
 _WRITERS: Mapping[str, Callable[[Session, Query, int, str], _Written]] = MappingProxyType(
-    {offer.media_type: _xml if offer.media_type == DICOM_XML else _json for offer in METADATA_OFFERS}
+    {DICOM_JSON: _json, JSON: _json, DICOM_XML: _xml}
 )
 
 
@@ -171,7 +174,7 @@ def read_parameters(query_string: bytes) -> Sequence[tuple[str, str]]:
     except ValueError as error:
         raise BadQuery("The query has too many parameters") from error
     for name, value in parameters:
-        if any("\ud800" <= character <= "\udfff" for character in name + value):
+        if _NOT_UTF_8.search(name + value):
             said = f"The parameter {name}" if name in _OURS else "A parameter"
             raise BadQuery(f"{said} is not percent-encoded UTF-8", tag=tag_path(name))
     return parameters

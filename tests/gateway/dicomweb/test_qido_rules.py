@@ -565,6 +565,13 @@ def test_q13_includefield_a_thousand_times_costs_a_short_warning(searched):
     assert len(answer.json()) == len(ALL)
 
 
+def test_q13_a_path_as_long_as_a_request_may_be_costs_a_short_warning(searched):
+    answer = searched.get(f"/studies?includefield={'.'.join(['ContentSequence'] * 3000)}&PixelSpacing=")
+    assert answer.status_code == 200
+    assert "Not kept by this server" in warning(answer)
+    assert len(warning(answer)) < 500
+
+
 # ---- Q14 and Q15: switches ---------------------------------------------------------------------------------------
 
 
