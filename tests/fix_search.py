@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import itertools
 import json
 from dataclasses import dataclass
 
@@ -205,8 +206,9 @@ def searched(tmp_path_factory, search_environment):
 def start_search(tmp_path, search_environment):
     """``start_search(*flags, **settings)``: an empty one for this test alone."""
     with contextlib.ExitStack() as stack:
+        numbers = itertools.count(1)
         yield lambda *flags, **settings: stack.enter_context(
-            running_search(tmp_path, {**search_environment, **settings}, *flags)
+            running_search(tmp_path / f"search-{next(numbers)}", {**search_environment, **settings}, *flags)
         )
 
 
