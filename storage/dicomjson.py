@@ -61,6 +61,12 @@ def unpack_metadata(packed: bytes, instance_url: str) -> bytes:
     return text.replace(_MARK, _reference(instance_url))
 
 
+def read_metadata(packed: bytes, instance_url: str) -> Mapping[str, JsonElement]:
+    """The same, read: elements by tag, ascending."""
+    elements: Mapping[str, JsonElement] = orjson.loads(unpack_metadata(packed, instance_url))
+    return elements
+
+
 def _reference(instance_url: str) -> bytes:
     return orjson.dumps(instance_url)[1:-1]
 
@@ -127,5 +133,6 @@ __all__ = [
     "deflated_metadata_array",
     "metadata_array",
     "pack_metadata",
+    "read_metadata",
     "unpack_metadata",
 ]

@@ -7,6 +7,7 @@ and 40 MB into every process that only has to look up a VR. The dependency is he
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -30,12 +31,12 @@ def _tables() -> tuple[Mapping[int, _Row], Mapping[str, _Row]]:
 
 
 @cache
-def _repeaters() -> tuple[tuple[int, int, str], ...]:
-    """Mask, value under it and VR of each repeating group. PS3.5 §7.6"""
+def _repeaters() -> tuple[tuple[int, int, _Row], ...]:
+    """Mask, value under it and row of each repeating group. PS3.5 §7.6"""
     rows = []
     for mask, row in _tables()[1].items():
         bits = int("".join("0" if digit == "x" else "F" for digit in mask), 16)
-        rows.append((bits, int(mask.replace("x", "0"), 16), row[0]))
+        rows.append((bits, int(mask.replace("x", "0"), 16), row))
     return tuple(rows)
 
 
@@ -46,10 +47,41 @@ def dictionary_vr(tag: int) -> str:
         return "UL"
     if (tag >> 16) & 1:
         return "LO" if 0x0010 <= (tag & 0xFFFF) <= 0x00FF else "UN"
+    row = _row(tag)
+    return "UN" if row is None else row[0]
+
+
+def _row(tag: int) -> _Row | None:
     row = _tables()[0].get(tag)
-    if row is not None:
-        return row[0]
-    return next((vr for bits, value, vr in _repeaters() if tag & bits == value), "UN")
+    return row or next((row for bits, value, row in _repeaters() if tag & bits == value), None)
+
+
+@lru_cache(maxsize=8192)
+def keyword_of(tag: int) -> str:
+    """The keyword of a tag, empty for a private one and for one that nobody knows. PS3.6 §6"""
+    row = None if (tag >> 16) & 1 else _row(tag)
+    return "" if row is None else row[4]
+
+
+def keyword_path(path: str) -> str:
+    """The keywords of a tag, or of tags joined by a dot; a tag without one stands for itself. PS3.18 §8.3.4.1"""
+    return ".".join(keyword_of(int(tag, 16)) or tag for tag in path.split("."))
+
+
+def tag_path(name: str) -> str:
+    """What a query calls an attribute, as tags joined by a dot; empty for what names none. PS3.18 §8.3.4.1
+
+    Each part is a keyword or eight hex digits in either case.
+    """
+    tags = [part.upper() if _TAG.fullmatch(part) else _hex(tag_of(part)) for part in name.split(".")]
+    return ".".join(tags) if all(tags) else ""
+
+
+_TAG = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
+
+
+def _hex(tag: int | None) -> str:
+    return "" if tag is None else f"{tag:08X}"
 
 
 @cache

@@ -23,6 +23,7 @@ from storage.uids import (
 
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 JSON = "application/json"
 OCTET_STREAM = "application/octet-stream"
 MULTIPART_RELATED = "multipart/related"
@@ -93,10 +94,12 @@ def on_the_wire(stored_uid: str) -> str:
     return EXPLICIT_VR_LITTLE_ENDIAN if stored_uid in NEVER_SENT else stored_uid
 
 
-METADATA_OFFERS = (
+JSON_OFFERS = (
     Representation(DICOM_JSON),
     Representation(JSON),
 )
+METADATA_OFFERS = (*JSON_OFFERS, Representation(DICOM_XML, is_multipart=True))
+"""Of metadata and of searches. XML has one document for each instance or match, so it is multipart always (Q2)."""
 RENDERED_OFFERS = (
     Representation("image/jpeg"),
     Representation("image/png"),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gateway.http import root_url
 from storage import errors
+from storage.dictionary import keyword_path
 from storage.model import Level, Scope
 from storage.uids import is_uid
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 ROOT = "/dicomweb"
 ALIAS = "/dicom-web"
 RETRY_SECONDS = 10
+_NAMES = ("study", "series", "instance")
 _ENTITY_TAG = re.compile(r'\*|(?:W/)?"[^"]*"')
 NO_SNIFF = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Accept"}
@@ -51,22 +53,27 @@ def status_of(error: BaseException) -> int:
 
 
 def error_response(_: Request, error: Exception) -> Response:
-    """A failed request: a status from the table and a JSON body with the reason; no input is repeated in it (G14)."""
+    """A failed request: a status from the table and a JSON body with the reason, and the attribute at fault (Q26).
+
+    No value of the input is repeated in it (G14).
+    """
     status = status_of(error)
     known = isinstance(error, errors.GatewayError)
     if status >= 500:
         logger.error("http.failed", extra={"error": type(error).__name__}, exc_info=None if known else error)
-    body = {"error": type(error).__name__ if known else "Internal", "reason": _reason(error)}
+    body = {"error": type(error).__name__ if known else "Internal", **_reason(error)}
     headers = dict(NO_SNIFF)
     if status == 503:
         headers["Retry-After"] = str(RETRY_SECONDS)
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, errors.GatewayError):
-        return error.reason
-    return "The server met a condition that it does not know"
+def _reason(error: Exception) -> Mapping[str, str]:
+    if not isinstance(error, errors.GatewayError):
+        return {"reason": "The server met a condition that it does not know"}
+    if not error.tag:
+        return {"reason": error.reason}
+    return {"reason": error.reason, "attribute": keyword_path(error.tag), "tag": error.tag}
 
 
 def base_url(request: HTTPConnection) -> str:
@@ -86,11 +93,11 @@ def resource_url(base: str, scope: Scope) -> str:
 
 
 def path_scope(request: Request) -> Scope:
-    """The resource that a path names. Raises BadRequest for what is no UID (G16)."""
-    uids = [request.path_params.get(name, "") for name in ("study", "series", "instance")]
-    if not all(is_uid(uid) for uid in uids if uid) or not uids[0]:
+    """The resource that a path names; "" for a study or series it leaves open. Raises BadRequest for no UID (G16)."""
+    named = {name: request.path_params[name] for name in _NAMES if name in request.path_params}
+    if not all(map(is_uid, named.values())):
         raise errors.BadRequest("A UID in the path is malformed")
-    return Scope(*uids)
+    return Scope(*(named.get(name, "") for name in _NAMES))
 
 
 def accepts_coding(request: Request, coding: str) -> bool:

@@ -15,6 +15,7 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/studies", qido.studies),
     ("POST", "/studies", stow.store),
     ("GET", "/series", qido.series),
+    ("GET", "/series/{series}/instances", qido.instances),
     ("GET", "/instances", qido.instances),
     ("GET", _STUDY, wado.instances),
     ("POST", _STUDY, stow.store),

@@ -20,7 +20,7 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.dicomweb.media_types import DICOM, METADATA_OFFERS, MULTIPART_RELATED, negotiate, parse_media_type
+from gateway.dicomweb.media_types import DICOM, JSON_OFFERS, MULTIPART_RELATED, negotiate, parse_media_type
 from gateway.dicomweb.multipart import Event, Mark, MultipartParser, PartBegins, boundary_of
 from gateway.dicomweb.responses import NO_SNIFF, RETRY_SECONDS, base_url, path_scope, resource_url, status_of
 from gateway.http import http_settings, in_waiting_thread, session_of
@@ -393,9 +393,9 @@ def status_for(outcomes: Sequence[Receipt | Failure]) -> int:
 def _answer_type(request: Request) -> str:
     """The client's choice among what there is; an Accept that cannot be met never costs it the store."""
     try:
-        return negotiate(request.headers.getlist("accept"), METADATA_OFFERS).media_type
+        return negotiate(request.headers.getlist("accept"), JSON_OFFERS).media_type
     except errors.NotAcceptable:
-        return METADATA_OFFERS[0].media_type
+        return JSON_OFFERS[0].media_type
 
 
 async def store(request: Request) -> Response:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from gateway.dicomweb.media_types import (
     AS_STORED,
+    DICOM_XML,
     METADATA_OFFERS,
     Representation,
     bulk_offers,
@@ -36,7 +37,8 @@ from gateway.dicomweb.responses import (
 )
 from gateway.http import Pieces, Stream, in_thread, session_of
 from gateway.session import Session
-from storage.dicomjson import deflated_metadata_array, metadata_array
+from storage.dicomjson import deflated_metadata_array, metadata_array, read_metadata
+from storage.dicomxml import native_model
 from storage.errors import BadRequest, NotFound, TooLarge
 from storage.filerange import Piece
 from storage.frames import FrameTable
@@ -153,12 +155,15 @@ def _single_instance(request: Request, session: Session, instance: Instance, cho
 async def metadata(request: Request) -> Response:
     """The DICOM JSON of every instance below a resource, made at ingest and only joined here. §10.4.1.1.2
 
-    To clients that take it compressed, as browsers do, it goes out as it is kept.
+    To clients that take it compressed, as browsers do, it goes out as it is kept. As XML each instance is a part of
+    its own, made from that JSON when its turn comes.
     """
     scope = path_scope(request)
     chosen = _negotiated(request, METADATA_OFFERS)
     base = base_url(request)
     documents = await in_thread(session_of(request).documents, scope)
+    if chosen.is_multipart:
+        return _multipart(chosen.media_type, _metadata_parts(documents, base), NO_SNIFF)
 
     kept = ((document.metadata, resource_url(base, document.instance.scope)) for document in documents)
     headers = {**PRIVATE, **NO_SNIFF, "Vary": "Accept, Accept-Encoding"}
@@ -166,6 +171,12 @@ async def metadata(request: Request) -> Response:
         return Stream(metadata_array(kept), 200, headers, chosen.media_type)
     headers["Content-Encoding"] = "deflate"
     return Stream(deflated_metadata_array(kept), 200, headers, chosen.media_type)
+
+
+def _metadata_parts(documents: Iterable[Document], base: str) -> Iterator[tuple[str, str, Iterable[Piece]]]:
+    for document in documents:
+        url = resource_url(base, document.instance.scope)
+        yield DICOM_XML, f"{url}/metadata", (native_model(read_metadata(document.metadata, url)),)
 
 
 def frame_numbers(text: str) -> tuple[int, ...]:

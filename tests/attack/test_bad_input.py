@@ -402,10 +402,13 @@ def test_nothing_of_five_hundred_marked_instances_is_written(tmp_path):
     """H29: stored, searched, retrieved and rendered at every door, at the level that says most."""
     environment = {"GATEWAY_LOGS__LEVEL": "DEBUG"}
     instance = f"/dicomweb/studies/{STUDY}/series/{SERIES}/instances/{UID}.1.1.7"
+    xml = urllib.parse.quote('multipart/related; type="application/dicom+xml"')
     paths = (
         f"/dicomweb/studies?PatientName={urllib.parse.quote('CANARY^PATIENT')}&includefield=all",
         f"/dicomweb/instances?PatientID=CANARY-ID&StudyInstanceUID={STUDY}&limit=500",
+        f"/dicomweb/studies?PersonName=CANARY*&includefield=all&accept={xml}",
         f"/dicomweb/studies/{STUDY}/metadata",
+        f"/dicomweb/studies/{STUDY}/metadata?accept={xml}",
         f"/dicomweb/studies/{STUDY}",
         f"{instance}/frames/1",
         f"{instance}/rendered",

@@ -9,7 +9,7 @@ import pytest
 from pydicom import charset, datadict
 
 from storage.charsets import ENCODINGS, ESCAPES
-from storage.dictionary import dictionary_vr, tag_of
+from storage.dictionary import dictionary_vr, keyword_of, keyword_path, tag_of, tag_path
 
 
 def test_every_tag_has_the_vr_that_pydicom_knows():
@@ -33,6 +33,33 @@ def test_private_and_unknown_tags_have_a_vr(tag, vr):
 def test_keywords_lead_to_their_tags():
     assert tag_of("PatientName") == 0x00100010
     assert tag_of("NoSuchWord") is None
+
+
+def test_every_tag_has_the_keyword_that_pydicom_knows():
+    for tag in (*datadict.DicomDictionary, 0x60000010, 0x501E0010, 0x00091001, 0x00189999):
+        assert keyword_of(tag) == datadict.keyword_for_tag(tag)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("StudyDate", "00080020"),
+        ("0020000d", "0020000D"),
+        ("RequestAttributesSequence.00400009", "00400275.00400009"),
+        ("00091001", "00091001"),
+        ("studydate", ""),
+        ("StudyDate.", ""),
+        ("0008002", ""),
+        ("", ""),
+    ],
+)
+def test_names_of_a_query_lead_to_paths_of_tags(name, path):
+    assert tag_path(name) == path
+
+
+def test_paths_of_tags_lead_to_keywords():
+    assert keyword_path("00400275.00400009") == "RequestAttributesSequence.ScheduledProcedureStepID"
+    assert keyword_path("00091001") == "00091001"
 
 
 def test_no_lookup_imports_pydicom():

@@ -50,6 +50,7 @@ MANY_DICOM, MANY_OCTETS = (
     'multipart/related; type="application/dicom"',
     'multipart/related; type="application/octet-stream"',
 )
+MANY_XML = 'multipart/related; type="application/dicom+xml"'
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 OHIF_OLD_METADATA = "application/dicom+json, multipart/related; type=application/octet-stream; transfer-syntax=*"
 OHIF_FRAMES = 'multipart/related; type="application/octet-stream"; transfer-syntax="*"'
@@ -68,6 +69,7 @@ VIEWERS = [
     ("OHIF metadata, older", OHIF_OLD_METADATA, "metadata", "application/dicom+json"),
     ("dicomweb-client metadata", "application/dicom+json, application/json", "metadata", "application/dicom+json"),
     ("a script", "application/json", "metadata", "application/json"),
+    ("dcm4che, XML", 'multipart/related;type="application/dicom+xml"', "metadata", MANY_XML),
     ("OHIF frame", OHIF_FRAMES, "frame, native", f"{MANY_OCTETS}; transfer-syntax={EXPLICIT}"),
     ("OHIF frame", OHIF_FRAMES, "frame, JPEG-LS", f'multipart/related; type="image/jls"; transfer-syntax={JPEG_LS}'),
     ("OHIF frame", OHIF_FRAMES, "frame, JPEG", f'multipart/related; type="image/jpeg"; transfer-syntax={JPEG}'),
@@ -148,6 +150,11 @@ RULES = [
     ("G5", ["image/*"], "rendered", "image/jpeg"),
     ("G5", ["text/*"], "rendered", NONE),
     ("G5", ["application/*"], "metadata", "application/dicom+json"),
+    ("G5", ["multipart/related"], "metadata", "application/dicom+json"),
+    ("G5", ["multipart/related; type=application/*"], "metadata", MANY_XML),
+    ("G10", ["application/dicom+xml"], "metadata", NONE),
+    ("G10", ["application/dicom+xml, application/json;q=0.1"], "metadata", "application/json"),
+    ("G4", ['multipart/related; type="application/dicom xml", */*;q=0.9'], "metadata", MANY_XML),
     ("G5", ["application/*"], "instance, implicit", ONE_DICOM),
     ("G5", ["application/*"], "study, mixed", NONE),
     ("G5", ['multipart/related; type="image/*"; transfer-syntax=*'], "frames, JPEG-LS", MANY_JLS),

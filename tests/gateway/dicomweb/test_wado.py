@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pydicom
@@ -196,6 +197,29 @@ def assert_same(mine, theirs, path):
     else:
         assert values == their_values, path
     assert mine.get("InlineBinary") == theirs.get("InlineBinary") or not theirs.get("InlineBinary"), path
+
+
+@pytest.mark.parametrize("name", sorted(MANIFEST))
+def test_metadata_comes_as_xml_with_the_attributes_that_json_has(samples, name):
+    (json,) = samples.get(samples.url(name) + "/metadata", "application/dicom+json").json()
+    answer = samples.get(samples.url(name) + "/metadata", 'multipart/related; type="application/dicom+xml"')
+    ((headers, body),) = parts_of(answer)
+    assert headers["Content-Type"] == "application/dicom+xml"
+    assert headers["Content-Location"] == f"{samples.gateway.dicomweb}{samples.url(name)}/metadata"
+    found = [(one.attrib["tag"], one.attrib["vr"]) for one in ET.fromstring(body)]
+    assert found == [(without_block(tag), element["vr"]) for tag, element in json.items()]
+
+
+def without_block(tag):
+    """A private tag as XML has it, beside its Private Creator."""
+    return f"{tag[:4]}00{tag[6:]}" if int(tag[:4], 16) % 2 and tag[4:6] != "00" else tag
+
+
+def test_metadata_as_xml_is_a_stream_of_instances(samples):
+    url = samples.url("slice_01", "study") + "/metadata"
+    answer = samples.get(url, 'multipart/related; type="application/dicom+xml"')
+    assert "content-length" not in answer.headers
+    assert len(list(parts_of(answer))) == len(samples.get(url).json()) > 20
 
 
 def test_the_metadata_of_a_study_is_every_instance_once(samples):
