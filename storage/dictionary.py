@@ -92,9 +92,3 @@ def _tags() -> Mapping[str, int]:
 def tag_of(keyword: str) -> int | None:
     """The tag of a keyword, None for a word that is none. PS3.6 §6"""
     return _tags().get(keyword)
-
-
-def keyword_of(tag: int) -> str:
-    """The keyword of a tag; empty for one that has none. PS3.6 §6"""
-    row = _tables()[0].get(tag)
-    return row[4] if row is not None else ""

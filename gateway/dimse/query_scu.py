@@ -15,11 +15,12 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.dimse import associate, command, identifier
+from gateway.dimse.characters import UTF_8
 from gateway.dimse.command import Element, Field
 from gateway.dimse.connection import Connection, ConnectionEndedError, DeadlineError
 from gateway.dimse.contexts import ACCEPTED, Context, Proposed, Result, Service
 from gateway.dimse.limits import DimseLimits
-from gateway.dimse.query_scp import Extended
+from gateway.dimse.models import Extended
 from gateway.dimse.status import CANCELLED, PENDING, PENDING_WITHOUT_SOME_KEYS, SUCCESS
 from gateway.dimse.upper_layer import (
     ASSOCIATE_REJECT,
@@ -33,7 +34,6 @@ from storage.errors import NotDicom, TooLarge
 from storage.model import JsonElement
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
-PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 ANSWER_MAXIMUM_BYTES = 4 << 20
 _TRANSFER_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _CONTEXT_ID = 1
@@ -101,7 +101,7 @@ class FindRequestor:
         Raises FindFailedError, ConnectionEndedError, and NotDicom or TooLarge for an answer that cannot be read.
         """
         syntax = self._context.transfer_syntax
-        asked = identifier.encode(keys, syntax, identifier.UTF_8)
+        asked = identifier.encode(keys, syntax, UTF_8)
         sent = command.find_request(self._context.abstract_syntax, _MESSAGE_ID)
         self._association.request(self._context.context_id, sent, asked)
         self._is_under_way = True
