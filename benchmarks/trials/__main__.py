@@ -13,12 +13,13 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.__main__ import cache_folder
 from benchmarks.servers import StartError
-from benchmarks.trials import growth, receivers, soak
+from benchmarks.trials import growth, receivers, searches, soak
 from benchmarks.trials.frame import Frame
 
 TRIALS: Mapping[str, Callable[[Frame], object]] = {
     "receivers": receivers.run,
     "growth": growth.run,
+    "searches": searches.run,
     "soak": soak.run,
 }
 
@@ -37,10 +38,13 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--seconds", type=float, default=120.0, help="length of the soak (120)")
     asked.add_argument("--readers", type=int, default=64, help="connections that read frames in the soak (64)")
     asked.add_argument("--senders", type=int, default=4, help="associations that store in the soak (4)")
-    asked.add_argument("--studies", type=_numbers, default=(0, 10_000, 100_000), help="archive sizes of growth")
+    asked.add_argument(
+        "--studies", type=_numbers, default=(0, 10_000, 100_000), help="archive sizes of growth and searches"
+    )
     asked.add_argument("--instances", type=_numbers, default=(250, 1_000, 4_000), help="series sizes of growth")
     asked.add_argument("--ct", type=int, default=250, help="instances of the CT series (250)")
     asked.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a quiet machine (30)")
+    asked.add_argument("--database", default="", help="URL of an empty PostgreSQL database, for searches")
     asked.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     asked.add_argument("--cache", type=Path, help="folder of the corpus")
     asked.add_argument("--work", type=Path, help="where servers keep their data; the disk that is measured")

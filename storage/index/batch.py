@@ -59,8 +59,8 @@ def _update(table: str, names: Sequence[str]) -> str:
     return f"UPDATE {table} SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"  # noqa: S608 - constant names
 
 
-_STUDY_DERIVED = ("study_order", "attributes", *derived_columns(Level.PATIENT, Level.STUDY))
-_SERIES_DERIVED = ("series_order", "attributes", *derived_columns(Level.SERIES))
+STUDY_DERIVED = ("study_order", "attributes", *derived_columns(Level.PATIENT, Level.STUDY))
+SERIES_DERIVED = ("series_order", "attributes", *derived_columns(Level.SERIES))
 _INSTANCE_DERIVED = ("instance_order", "attributes", *derived_columns(Level.INSTANCE))
 
 _ENCODING = (
@@ -76,8 +76,8 @@ _ENCODING = (
 _RECEIVED = ("received_at", "last_received_at", "door", "calling_ae", "address")
 
 _GIVING_ID = " RETURNING id"
-_INSERT_STUDY = _insert("study", ("study_instance_uid", *_STUDY_DERIVED)) + _GIVING_ID
-_INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *_SERIES_DERIVED)) + _GIVING_ID
+_INSERT_STUDY = _insert("study", ("study_instance_uid", *STUDY_DERIVED)) + _GIVING_ID
+_INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *SERIES_DERIVED)) + _GIVING_ID
 _INSERT_INSTANCE = (
     _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
 )
@@ -86,8 +86,8 @@ _INSERT_RIVAL = (
     + " ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
     "last_received_at = excluded.last_received_at, receive_count = rival.receive_count + 1"
 )
-_UPDATE_STUDY = _update("study", _STUDY_DERIVED)
-_UPDATE_SERIES = _update("series", _SERIES_DERIVED)
+_UPDATE_STUDY = _update("study", STUDY_DERIVED)
+_UPDATE_SERIES = _update("series", SERIES_DERIVED)
 
 _SELECT_CURRENT = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
 _SELECT_STUDY = (
@@ -134,13 +134,15 @@ def row_of(entry: Entry) -> Row:
     )
 
 
-def _study_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
+def study_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
+    """What ``STUDY_DERIVED`` holds for the attributes of a patient and a study."""
     order = date_order(first_form(attributes, _STUDY_DATE), first_form(attributes, _STUDY_TIME))
     levels = (Level.PATIENT, Level.STUDY)
     return (order, attributes_text(attributes, *levels), *derived_values(attributes, *levels))
 
 
-def _series_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
+def series_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
+    """What ``SERIES_DERIVED`` holds for the attributes of a series."""
     order = number_order(first_form(attributes, _SERIES_NUMBER))
     return (order, attributes_text(attributes, Level.SERIES), *derived_values(attributes, Level.SERIES))
 
@@ -158,7 +160,7 @@ def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
 
 def refill(connection: Connection) -> None:
     """Work out anew the columns of studies and series that follow from the attributes they keep, in a transaction."""
-    for table, update, values in (("study", _UPDATE_STUDY, _study_values), ("series", _UPDATE_SERIES, _series_values)):
+    for table, update, values in (("study", _UPDATE_STUDY, study_values), ("series", _UPDATE_SERIES, series_values)):
         last = 0
         text = f"SELECT id, attributes FROM {table} WHERE id > ? ORDER BY id LIMIT {_REFILLED_AT_ONCE}"  # noqa: S608 - constant names
         while rows := connection.execute(text, (last,)).fetchall():
@@ -258,14 +260,14 @@ class Batch:
         if study is None:
             found = self._connection.execute(_SELECT_STUDY, (uid,)).fetchone()
             if found is None:
-                study_id = self._insert(_INSERT_STUDY, (uid, *_study_values(attributes)))
+                study_id = self._insert(_INSERT_STUDY, (uid, *study_values(attributes)))
                 study = self._studies[uid] = _Study(study_id, attributes)
                 return study, True
             study_id, text, modalities, sop_classes = found
             study = self._studies[uid] = _Study(study_id, read_attributes(text), modalities, sop_classes)
         if attributes.keys() - study.attributes.keys():
             study.attributes = {**attributes, **study.attributes}
-            self._connection.execute(_UPDATE_STUDY, (*_study_values(study.attributes), study.id))
+            self._connection.execute(_UPDATE_STUDY, (*study_values(study.attributes), study.id))
         return study, False
 
     def _series_of(self, study: _Study, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Series, bool]:
@@ -273,13 +275,13 @@ class Batch:
         if series is None:
             found = self._connection.execute(_SELECT_SERIES, (study.id, uid)).fetchone()
             if found is None:
-                series_id = self._insert(_INSERT_SERIES, (study.id, uid, *_series_values(attributes)))
+                series_id = self._insert(_INSERT_SERIES, (study.id, uid, *series_values(attributes)))
                 series = self._series[study.id, uid] = _Series(series_id, attributes)
                 return series, True
             series = self._series[study.id, uid] = _Series(found[0], read_attributes(found[1]))
         if attributes.keys() - series.attributes.keys():
             series.attributes = {**attributes, **series.attributes}
-            self._connection.execute(_UPDATE_SERIES, (*_series_values(series.attributes), series.id))
+            self._connection.execute(_UPDATE_SERIES, (*series_values(series.attributes), series.id))
         return series, False
 
     def _note(self, kind: str, scope: Scope) -> None:
@@ -309,7 +311,7 @@ class Batch:
                 "UPDATE study SET number_of_study_related_series = number_of_study_related_series + ?, "
                 "number_of_study_related_instances = number_of_study_related_instances + ?, "
                 "modalities_in_study = ?, sop_classes_in_study = ? WHERE id = ?",
-                (gain.series, gain.instances, _united(gain.modalities), _united(gain.sop_classes), study_id),
+                (gain.series, gain.instances, united(gain.modalities), united(gain.sop_classes), study_id),
             )
         self._gains.clear()
 
@@ -405,8 +407,8 @@ class Batch:
             (
                 len(series),
                 sum(count for _, count in series),
-                _united(one for modality, _ in series for one in unpack(modality)),
-                _united(uid for (uid,) in sop_classes),
+                united(one for modality, _ in series for one in unpack(modality)),
+                united(uid for (uid,) in sop_classes),
                 study_id,
             ),
         )
@@ -447,5 +449,6 @@ def _modalities(attributes: Mapping[str, JsonElement]) -> list[str]:
     return [form for form in forms if form]
 
 
-def _united(values: Iterable[str]) -> str | None:
+def united(values: Iterable[str]) -> str | None:
+    """Values of several rows as one column's, each once."""
     return pack(sorted(set(values)))

@@ -55,14 +55,15 @@ class Dialect(Protocol):
         """Whether an id is one of those."""
         ...
 
-    def having(self, table: str, column: str, pattern: str) -> Statement | None:
-        """The ids of the rows whose column may fit a pattern, by the trigrams of its text; None if it has none."""
+    def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
+        """The ids of rows whose column may fit all of the patterns, by the trigrams of its text; None without any."""
         ...
 
 
-def runs_of(pattern: str) -> list[str]:
-    """The pieces of a pattern that every value that fits has in it, as single and several values are kept."""
-    pieces = (piece for run in _WILDCARDS.split(pattern) for piece in _UNFIT.split(run))
+def runs_of(patterns: Sequence[str]) -> list[str]:
+    """The pieces of patterns that every value that fits has in it, as single and several values are kept."""
+    runs = (run for pattern in patterns for run in _WILDCARDS.split(pattern))
+    pieces = (piece for run in runs for piece in _UNFIT.split(run))
     return [piece for piece in pieces if len(piece) >= MINIMUM_RUN]
 
 
@@ -96,10 +97,10 @@ class Sqlite:
         """See ``Dialect.among``."""
         return f"{expression} IN (SELECT value FROM json_each(?))", [orjson.dumps(list(ids)).decode()]  # noqa: S608 - constant names
 
-    def having(self, table: str, column: str, pattern: str) -> Statement | None:
+    def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
         """See ``Dialect.having``. Of a long piece of text some trigrams are enough."""
         wanted: list[str] = []
-        for run in runs_of(pattern):
+        for run in runs_of(patterns):
             every = [run[at : at + MINIMUM_RUN] for at in range(len(run) - MINIMUM_RUN + 1)]
             wanted += every[:: max(1, len(every) // _RUN_TRIGRAMS)]
         if not wanted:
@@ -142,9 +143,9 @@ class Postgresql:
         """See ``Dialect.among``."""
         return f"{expression} = ANY(?)", [list(ids)]
 
-    def having(self, table: str, column: str, pattern: str) -> Statement | None:
+    def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
         """See ``Dialect.having``. The index is on an expression that changes nothing."""
-        runs = runs_of(pattern)
+        runs = runs_of(patterns)
         if not runs:
             return None
         condition = " AND ".join([f"substr({table}.{column}, 1) LIKE ?"] * len(runs))

@@ -99,7 +99,7 @@ _Arm = tuple[Rank, Statement]
 def probes_of(query: Query, dialect: Dialect) -> Sequence[Probe]:
     """The probes of a query, the most promising first."""
     level = max(query.level, Level.STUDY)
-    found: list[Probe] = []
+    found = _of_words(query, dialect)
     for match in query.conditions():
         if match.attribute is _STUDY_DATE:
             found += _of_dates(match, level, dialect)
@@ -132,13 +132,27 @@ def _probe(table: str, arms: Sequence[_Arm]) -> Probe:
     return Probe(max(rank for rank, _ in arms), table, (text, parameters))
 
 
+def _of_words(query: Query, dialect: Dialect) -> list[Probe]:
+    """Names by all of their words at once: each alone may be a common one."""
+    asked: dict[Attribute, list[str]] = {}
+    for match in query.conditions():
+        if match.kind is MatchKind.WORDS:
+            patterns = [term.pattern for term in match.terms[0] if isinstance(term, Like)]
+            asked.setdefault(match.attribute, []).extend(patterns)
+    found = []
+    for attribute, patterns in asked.items():
+        table, _, name = column_of(attribute, words_column(attribute)).partition(".")
+        statement = dialect.having(table, name, patterns) if f"{table}.{name}" in _TRIGRAMS else None
+        if statement is not None:
+            found.append(_probe(table, [(Rank.TRIGRAMS, statement)]))
+    return found
+
+
 def _columns_of(match: Match) -> Sequence[Sequence[_Column]]:
     """The ways to find what matches: of each, some column of it must fit."""
     attribute = match.attribute
-    if match.kind is MatchKind.EMPTY:
+    if match.kind in (MatchKind.EMPTY, MatchKind.WORDS):
         return ()
-    if match.kind is MatchKind.WORDS:
-        return ((_Column(attribute, words_column(attribute), match.terms[0]),),)
     if attribute is _MODALITIES_IN_STUDY and _MODALITY is not None:
         return ((_Column(_MODALITY, "modality", match.terms[0]),),)
     names = columns(attribute)
@@ -181,7 +195,7 @@ def _sorted_arms(
 def _trigram_arms(column: _Column, patterns: Sequence[str], dialect: Dialect) -> Sequence[_Arm]:
     """By the trigrams of its text, which has several values in it as well; none for one that is too short."""
     table, _, name = column.full_name.partition(".")
-    found = [dialect.having(table, name, pattern) for pattern in patterns]
+    found = [dialect.having(table, name, (pattern,)) for pattern in patterns]
     return [(Rank.TRIGRAMS, one) for one in found if one is not None] if None not in found else ()
 
 
