@@ -7,7 +7,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from storage.matching import Query
 from storage.model import Level
 from storage.objects import open_object_store
 from tests import synthetic
+from tests.fix_engines import ENGINES
 
 VERIFICATION, STUDY_ROOT_FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
 PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND = "1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.3.1"
@@ -90,10 +90,12 @@ class Listener:
 
 
 @contextlib.contextmanager
-def running_listener(folder, *, sessions=None, maximum_instance_bytes=4 << 30, peers=None, tls=None, **limits):
+def running_listener(
+    folder, *, sessions=None, maximum_instance_bytes=4 << 30, peers=None, tls=None, engine=None, **limits
+):
     objects = open_object_store(folder / "objects")
     policy = {"tls": tls} if peers is None else {"tls": tls, "peers": peers}
-    with contextlib.closing(open_index(folder / "index.sqlite")) as index:
+    with contextlib.closing(open_index((engine or ENGINES["sqlite"]).place(folder))) as index:
         archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes)
         bound = socket.create_server(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -295,41 +297,6 @@ def query(level="STUDY", **keys):
 def find(association, asked, model=STUDY_ROOT_FIND):
     """The statuses and Identifiers of one C-FIND."""
     return [(status.Status, found) for status, found in association.send_c_find(asked, model)]
-
-
-_DAMAGE = """
-import sys
-from pathlib import Path
-from storage.index.engine import connect
-path = Path(sys.argv[1])
-connection = connect(path)
-connection.execute("CREATE TABLE passing (one)")  # whoever has pages cached reads them again
-connection.execute("DROP TABLE passing")
-connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-connection.close()
-whole = path.read_bytes()
-path.with_suffix(".whole").write_bytes(whole)
-with path.open("r+b") as file:
-    file.write(bytes(len(whole)))
-"""
-
-
-@contextlib.contextmanager
-def damaged_index(listener):
-    """Within it the file of the index holds zeros, as after a failing disk; then what it held before.
-
-    Another process does it, because SQLite's locks are lost when this one closes the file.
-    """
-    path = listener.folder / "index.sqlite"
-    subprocess.run([sys.executable, "-c", _DAMAGE, str(path)], check=True, timeout=60)
-    try:
-        yield
-    finally:
-        repair = (
-            "import sys, pathlib; pathlib.Path(sys.argv[2]).open('r+b').write(pathlib.Path(sys.argv[1]).read_bytes())"
-        )
-        arguments = [sys.executable, "-c", repair, str(path.with_suffix(".whole")), str(path)]
-        subprocess.run(arguments, check=True, timeout=60)
 
 
 def instances(listener):

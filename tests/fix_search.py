@@ -1,6 +1,6 @@
 """A real gateway to search in: what it holds was sent in by STOW, as DICOM that pydicom or the tests' encoder wrote.
 
-The engine of the index is chosen in one place, ``search_environment``, so that the same tests run over another one.
+Everything runs over each engine of the index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
-from storage.index.engine import connect
 from tests import synthetic
 from tests.fix_servers import running_gateway
 
@@ -179,62 +178,29 @@ class Searched:
 
 
 @contextlib.contextmanager
-def running_search(folder, environment, *flags):
+def running_search(folder, engine, *flags, **settings):
     """A gateway with an empty archive, to search in."""
+    data = folder / "data"
     with (
-        running_gateway(folder / "data", *flags, environment=environment) as gateway,
+        running_gateway(data, *flags, environment={**engine.environment(data), **settings}) as gateway,
         httpx.Client(base_url=gateway.dicomweb, timeout=60, headers={"Accept": "*/*"}) as client,
     ):
         yield Searched(gateway, client)
 
 
 @pytest.fixture(scope="session")
-def search_environment():
-    """The settings that choose the index."""
-    return {}
-
-
-@pytest.fixture(scope="session")
-def searched(tmp_path_factory, search_environment):
+def searched(tmp_path_factory, engine):
     """One with the corpus in it, for the whole run; tests only read."""
-    with running_search(tmp_path_factory.mktemp("searched"), search_environment) as running:
+    with running_search(tmp_path_factory.mktemp("searched"), engine) as running:
         running.stow(*corpus())
         yield running
 
 
 @pytest.fixture
-def start_search(tmp_path, search_environment):
+def start_search(tmp_path, engine):
     """``start_search(*flags, **settings)``: an empty one for this test alone."""
     with contextlib.ExitStack() as stack:
         numbers = itertools.count(1)
         yield lambda *flags, **settings: stack.enter_context(
-            running_search(tmp_path / f"search-{next(numbers)}", {**search_environment, **settings}, *flags)
+            running_search(tmp_path / f"search-{next(numbers)}", engine, *flags, **settings)
         )
-
-
-@pytest.fixture
-def break_index():
-    """``break_index(data)``: make the index of a running gateway unreadable, as a failing disk does."""
-
-    def overwrite(data):
-        for name in ("index.sqlite", "index.sqlite-wal"):
-            with (data / name).open("r+b") as file:
-                size_bytes = file.seek(0, 2)
-                file.seek(0)
-                file.write(b"\xa5" * size_bytes)
-
-    return overwrite
-
-
-@pytest.fixture
-def hold_index():
-    """``with hold_index(data)``: another process has begun to write to the index of a running gateway."""
-
-    @contextlib.contextmanager
-    def writing(data):
-        with contextlib.closing(connect(data / "index.sqlite")) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-            connection.execute("ROLLBACK")
-
-    return writing

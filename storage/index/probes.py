@@ -82,11 +82,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column that must have a value that fits one of the terms."""
+    """A column that must have a value that fits one of the terms. owner: the level of which the match says so."""
 
     attribute: Attribute
     name: str
     terms: tuple[Term, ...]
+    owner: Level
 
     @property
     def full_name(self) -> str:
@@ -106,7 +107,7 @@ def probes_of(query: Query, dialect: Dialect) -> Sequence[Probe]:
         for alternatives in _columns_of(match):
             arms = [_arms(column, level, dialect) for column in alternatives]
             if all(arms):
-                table = _TABLES[min(max(alternatives[0].attribute.level, Level.STUDY), level)]
+                table = _TABLES[min(alternatives[0].owner, level)]
                 found.append(_probe(table, [arm for of_column in arms for arm in of_column]))
     return sorted(found, key=lambda probe: probe.rank)
 
@@ -153,13 +154,14 @@ def _columns_of(match: Match) -> Sequence[Sequence[_Column]]:
     attribute = match.attribute
     if match.kind in (MatchKind.EMPTY, MatchKind.WORDS):
         return ()
+    owner = max(attribute.level, Level.STUDY)
     if attribute is _MODALITIES_IN_STUDY and _MODALITY is not None:
-        return ((_Column(_MODALITY, "modality", match.terms[0]),),)
+        return ((_Column(_MODALITY, "modality", match.terms[0], owner),),)
     names = columns(attribute)
     if len(match.terms) == 1:
-        return (tuple(_Column(attribute, name, match.terms[0]) for name in names),)
+        return (tuple(_Column(attribute, name, match.terms[0], owner) for name in names),)
     given = zip(names, match.terms, strict=True)
-    return tuple((_Column(attribute, name, terms),) for name, terms in given if terms)
+    return tuple((_Column(attribute, name, terms, owner),) for name, terms in given if terms)
 
 
 def _arms(column: _Column, level: Level, dialect: Dialect) -> Sequence[_Arm]:
@@ -201,8 +203,8 @@ def _trigram_arms(column: _Column, patterns: Sequence[str], dialect: Dialect) ->
 
 def _ids(column: _Column, level: Level, condition: Statement) -> Statement:
     """The ids, at the level of the search or above it, of the rows for which a condition holds."""
-    of_column = max(column.attribute.level, Level.STUDY)
-    name, tables = _IDS[_TABLES[of_column], min(of_column, level)]
+    table = _TABLES[max(column.attribute.level, Level.STUDY)]
+    name, tables = _IDS[table, min(column.owner, level)]
     text, parameters = condition
     return f"SELECT {name} AS id FROM {tables} WHERE {text}", parameters  # noqa: S608 - constant names
 

@@ -32,7 +32,6 @@ from tests.fix_dimse import (
     STUDY_ROOT_FIND,
     associate_request,
     associated,
-    damaged_index,
     find,
     p_data,
     pdv,
@@ -79,9 +78,9 @@ TAGS = {
 
 
 @pytest.fixture
-def server(listen):
-    """An archive with its DIMSE listener; the only place of this file that knows what is behind it."""
-    return listen()
+def server(listen, engine):
+    """An archive with its DIMSE listener, over each engine of the index."""
+    return listen(engine=engine)
 
 
 @pytest.fixture
@@ -890,10 +889,10 @@ def test_errors_name_the_element_and_no_value_and_the_association_lives(filled, 
     assert len(raw_answers(peer, 1, level)) == 4
 
 
-def test_errors_of_the_index_are_a700_and_pass(filled):
+def test_errors_of_the_index_are_a700_and_pass(filled, engine):
     with asking(filled) as association:
         assert len(find(association, query(StudyInstanceUID=""))) == 5
-        with damaged_index(filled):
+        with engine.damaged(filled.folder):
             ((status, _),) = list(association.send_c_find(query(StudyInstanceUID=""), STUDY_ROOT_FIND))
             assert (status.Status, status.ErrorComment) == (OUT_OF_RESOURCES, "The index cannot be reached")
             assert association.is_established
