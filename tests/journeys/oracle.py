@@ -202,7 +202,11 @@ class Oracle:
                 sequences[match.attribute.top_tag].append(match)
         for of_one_sequence in sequences.values():
             holding[row_level(of_one_sequence[0].attribute)].append(self._that_match(tuple(of_one_sequence)))
-        return [row for row in self.rows[level] if all(row.at(at) in rows for at in holding for rows in holding[at])]
+        rows = self.rows[level]
+        for at, accepted in holding.items():
+            for one in sorted(accepted, key=len):
+                rows = [row for row in rows if row.at(at) in one]
+        return rows
 
     @cached_property
     def _kinds(self):

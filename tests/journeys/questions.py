@@ -29,8 +29,9 @@ _OTHERS: Mapping[str, tuple] = {
     "US": (0, 1, 65535),
     "DS": NUMBERS,
 }
+_OF_ORDER = ("00080020", "00080030", "00100020", "00100021", "00200011", "00200013")
 _COMMON = 8
-_DIFFERENT = 60
+_DIFFERENT = 25
 
 
 # ---- archives --------------------------------------------------------------------------------------------------------
@@ -87,13 +88,14 @@ def _numbers_apart(chance: Random, count: int):
 def archive(chance: Random, studies: int) -> list[list[Entry]]:
     """A list for each study: its instances in the order they come, among them some that come twice or contradict.
 
-    Some series have the UID of a series of another study, and one instance in thirty names a UID that was taken by an
-    instance before it in the same list.
+    A study lacks some attributes, those that order and patients hang on more often, in all its instances. Some series
+    have the UID of a series of another study, and one instance in thirty names a UID that was taken before it.
     """
     made = []
     elements = _Elements(chance)
     for number in _numbers_apart(chance, studies):
         study = f"{_ROOT}.1.{number}" if chance.random() < 0.97 else f"{_ROOT}.1.{number}.".ljust(63, "1") + "2"
+        absent = {one.tag for one in _DRAWN if chance.random() < (0.25 if one.tag in _OF_ORDER else 0.05)}
         of_study = elements.draw([one for one in _DRAWN if one.level <= Level.STUDY])
         entries: list[Entry] = []
         for one in range(chance.choice((1, 1, 2, 2, 3, 5))):
@@ -102,6 +104,7 @@ def archive(chance: Random, studies: int) -> list[list[Entry]]:
             for instance in range(chance.choice((1, 1, 2, 3, 5))):
                 said = {**of_study, **of_series} if chance.random() < 0.8 else elements.draw(_DRAWN)
                 said |= elements.draw([one for one in _DRAWN if one.level is Level.INSTANCE])
+                said = {tag: element for tag, element in said.items() if tag not in absent}
                 uids = (study, series, f"{_ROOT}.3.{number}.{one}.{instance}")
                 if entries and chance.random() < 0.03:
                     uids = (*uids[:2], chance.choice(entries).instance.sop_instance_uid)
