@@ -34,7 +34,7 @@ from tests.fix_servers import running_gateway
 from tests.journeys.doors import doors_of
 from tests.journeys.nasty import hostile
 from tests.journeys.oracle import Oracle, answer_of
-from tests.journeys.questions import KEYS, Question, archive, deletions, hostile_archive, question
+from tests.journeys.questions import KEYS, Question, archive, crowded, deletions, hostile_archive, question
 
 QUESTIONS_OF_ARCHIVE = 5000
 STUDIES = 200
@@ -219,7 +219,7 @@ class Bench:
                 if is_simpler:
                     break
         expected, got = _contrast(*(difference or ("", "a difference that did not come again")))
-        self._totals.differences.append(Difference(name, place, str(simplest), expected, got))
+        self._totals.differences.append(Difference(name, place, _shortened(str(simplest)), expected, got))
 
 
 def _uids(scope: Scope):
@@ -234,6 +234,10 @@ def _json(answer):
 def url_of(scope: Scope) -> str:
     """A Retrieve URL."""
     return f"https://host/{scope.study_instance_uid}|{scope.series_instance_uid}|{scope.sop_instance_uid}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 1000 else f"{text[:500]} … {text[-500:]} ({len(text)} characters)"
 
 
 def _contrast(expected, got):
@@ -298,6 +302,16 @@ def ask_hostile(totals: Totals, seed, strings: int, *, engines=None, keys=KEYS, 
                 progress(f"{number + 1} hostile strings, {len(totals.differences)} differences")
 
 
+def ask_crowded(totals: Totals, seed, *, engines=None, studies=None):
+    """Lists and names as long as they may be."""
+    made, gone = drawn_archive(f"{seed}/crowded", studies or STUDIES)
+    oracle = oracle_of(made, gone)
+    with temporary_folder() as folder, filled_engines(engines or ENGINES, folder, made, gone) as opened:
+        bench = Bench(opened, oracle, totals)
+        for number, asked in enumerate(crowded(random.Random(f"{seed}/crowded"), oracle)):
+            bench.ask(asked, f"crowded question {number}")
+
+
 # ---- doors -----------------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +363,7 @@ def _ask_door(totals, door, asked: Question, oracle, place, longest):
     got = door.ask(asked)
     if got != expected:
         wanted, came = _contrast(expected, got)
-        totals.differences.append(Difference(door.name, place, str(asked), wanted, came))
+        totals.differences.append(Difference(door.name, place, _shortened(str(asked)), wanted, came))
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------
@@ -372,6 +386,7 @@ def main(arguments):
     parser.add_argument("--queries", type=int, default=100_000)
     parser.add_argument("--hostile", type=int, default=HOSTILE_STRINGS)
     parser.add_argument("--doors", type=int, default=2000)
+    parser.add_argument("--crowds", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--only", type=int, help="ask one question again")
     parser.add_argument("--json", action="store_true")
@@ -384,6 +399,8 @@ def main(arguments):
 
     progress(f"seed {options.seed}")
     ask_engines(totals, options.seed, options.queries, only=options.only, progress=progress)
+    if options.only is None and options.crowds:
+        ask_crowded(totals, options.seed)
     if options.only is None and options.hostile:
         ask_hostile(totals, options.seed, options.hostile, progress=progress)
     if options.only is None and options.doors:

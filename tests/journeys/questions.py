@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from storage.attributes import ATTRIBUTES, Attribute, level_attributes
-from storage.matching import Match, Query
+from storage.errors import BadQuery
+from storage.matching import MAXIMUM_LISTED_VALUES, MAXIMUM_VALUE_CHARACTERS, Match, MatchKind, Query
 from storage.model import Entry, Instance, Level, Scope
 from tests.fix_index import CT_IMAGE, EXPLICIT, JPEG_2000, SOURCE
 from tests.journeys.nasty import ASKED, ASKED_TEXTS, CODES, DATE_TIMES, DATES, NAMES, NUMBERS, TEXTS, TIMES
@@ -367,6 +368,43 @@ _ALIKE = {
     "TM": _alike_time,
     "UI": _alike_uid,
 }
+
+
+# ---- crowds ----------------------------------------------------------------------------------------------------------
+
+_MANY: Mapping[str, tuple[str, ...]] = {
+    "DA": ("{0:04}0101-{0:04}0102", "{0:04}0101"),
+    "DT": ("{0:04}01-{0:04}02", "{0:04}01"),
+    "IS": ("{0}",),
+    "TM": ("{0:06}.1-{0:06}.2", "{0:06}.1"),
+    "UI": ("1.{0}",),
+}
+
+
+def crowded(chance: Random, oracle: Oracle) -> list[Question]:
+    """The most values that a list may have, one of them held, of every key; and names of as many words as fit."""
+    asked = []
+    for attribute in KEYS:
+        rows = oracle.rows[row_level(attribute)]
+        held = [text for row in rows for text in texts_of(attribute, row) if _is_plain(attribute, text)]
+        for shape in _MANY.get(attribute.vr, ("Z{0}*", "Z{0}")):
+            texts = [shape.format(number) for number in range(MAXIMUM_LISTED_VALUES - 1)]
+            texts = [text for text in texts if _is_plain(attribute, text)]
+            chance.shuffle(texts)
+            listed = "\\".join((*texts, *chance.sample(held, 1 if held else 0)))
+            asked.append(Question(max(attribute.level, Level.STUDY), ((attribute.keyword, listed),), multiple=True))
+        if attribute.vr == "PN" and held:
+            words = f"{chance.choice(held)} " * MAXIMUM_VALUE_CHARACTERS
+            asked.append(Question(Level.STUDY, ((attribute.keyword, words[:MAXIMUM_VALUE_CHARACTERS]),), fuzzy=True))
+    return asked
+
+
+def _is_plain(attribute: Attribute, text: str) -> bool:
+    """Whether a text is one value that may be asked for."""
+    try:
+        return not set(text) & set("=\\,") and Match.of(attribute, text).kind is not MatchKind.UNIVERSAL
+    except BadQuery:
+        return False
 
 
 # ---- hostile archives ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from storage.index import open_index
 from storage.matching import MatchKind
 from storage.model import Level
 from tests.journeys import differential
-from tests.journeys.differential import ENGINES, Totals, ask_doors, ask_engines, ask_hostile
+from tests.journeys.differential import ENGINES, Totals, ask_crowded, ask_doors, ask_engines, ask_hostile
 from tests.journeys.nasty import hostile
 from tests.journeys.questions import KEYS
 
@@ -47,6 +47,17 @@ def test_hostile_strings_are_found_as_they_are_or_refused(engine):
     assert totals.with_answers[engine] > 1000
     assert totals.refused[engine] > 300
     assert {one.keyword for one in KEYS if one.vr in ("CS", "LO", "PN", "SH")} <= set(totals.keys)
+
+
+SHALLOW = pytest.mark.xfail(reason="SQLite refuses expressions 1,000 deep, and so lists of 500 patterns", strict=True)
+
+
+@pytest.mark.parametrize("engine", [pytest.param(one, marks=SHALLOW if one == "SQLite" else ()) for one in ENGINES])
+def test_lists_may_have_a_thousand_values_of_any_kind(engine):
+    totals = Totals()
+    ask_crowded(totals, SEED, engines=(engine,), studies=20)
+    assert not totals.differences, totals.lines()
+    assert len(totals.keys) > 30
 
 
 def test_c_find_and_qido_answer_what_the_model_answers():
@@ -112,7 +123,7 @@ def test_an_engine_is_found_out_that(fault, monkeypatch):
 
 def test_the_program_ends_with_1_when_there_is_a_difference(monkeypatch, capsys):
     monkeypatch.setattr(differential, "STUDIES", 5)
-    arguments = ["--queries", "25", "--hostile", "2", "--doors", "0", "--seed", str(SEED)]
+    arguments = ["--queries", "25", "--hostile", "2", "--doors", "0", "--no-crowds", "--seed", str(SEED)]
     assert differential.main(arguments) == 0
     assert "differences: 0" in capsys.readouterr().out
     opened = ENGINES["SQLite"]
