@@ -14,10 +14,21 @@ from storage.attributes import by_keyword
 from storage.index import open_index
 from storage.matching import MatchKind
 from storage.model import Level
+from tests.fix_index import entry
 from tests.journeys import differential
-from tests.journeys.differential import ENGINES, Totals, ask_crowded, ask_doors, ask_engines, ask_hostile
+from tests.journeys.differential import (
+    ENGINES,
+    Bench,
+    Totals,
+    ask_crowded,
+    ask_doors,
+    ask_engines,
+    ask_hostile,
+    filled_engines,
+    oracle_of,
+)
 from tests.journeys.nasty import hostile
-from tests.journeys.questions import KEYS
+from tests.journeys.questions import KEYS, Question
 
 SEED = 20260102
 LEVELS = {level.name for level in Level}
@@ -58,6 +69,20 @@ def test_lists_may_have_a_thousand_values_of_any_kind(engine):
     ask_crowded(totals, SEED, engines=(engine,), studies=20)
     assert not totals.differences, totals.lines()
     assert len(totals.keys) > 30
+
+
+ALIKE = pytest.mark.xfail(reason="SQLite's GLOB reads U+FFFE and U+FFFF as U+FFFD", strict=True)
+
+
+@pytest.mark.parametrize("engine", [pytest.param(one, marks=ALIKE if one == "SQLite" else ()) for one in ENGINES])
+def test_a_pattern_tells_noncharacters_from_one_another(engine, tmp_path):
+    totals = Totals()
+    studies = [[entry(at, at, at, StudyDescription=text)] for at, text in enumerate(("\ufffd", "\ufffe", "\uffff"))]
+    with filled_engines((engine,), tmp_path, studies) as engines:
+        bench = Bench(engines, oracle_of(studies), totals)
+        for text in ("*\ufffd", "*\ufffe", "\uffff*"):
+            bench.ask(Question(Level.STUDY, (("StudyDescription", text),)), repr(text))
+    assert not totals.differences, totals.lines()
 
 
 def test_c_find_and_qido_answer_what_the_model_answers():
