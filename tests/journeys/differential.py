@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -310,6 +310,8 @@ def ask_crowded(totals: Totals, seed, *, engines=None, studies=None):
         bench = Bench(opened, oracle, totals)
         for number, asked in enumerate(crowded(random.Random(f"{seed}/crowded"), oracle)):
             bench.ask(asked, f"crowded question {number}")
+            if totals.has_enough:
+                return
 
 
 # ---- doors -----------------------------------------------------------------------------------------------------------
@@ -343,7 +345,11 @@ def ask_doors(totals: Totals, seed, queries: int, *, studies=STUDIES_OF_DOORS, l
 
 def _drawn(chance: random.Random, oracle: Oracle, texts) -> Question:
     if chance.random() < 0.8:
-        return question(chance, oracle)
+        asked = question(chance, oracle)
+        if chance.random() < 0.3:  # below one series, as a viewer asks
+            series = chance.choice(oracle.rows[Level.SERIES])
+            asked = replace(asked, level=Level.INSTANCE, keys=asked.keys[:1], scope=Scope(*series.uids))
+        return asked
     return Question(chance.choice(list(Level)), ((chance.choice(KEYS).keyword, chance.choice(texts)),))
 
 

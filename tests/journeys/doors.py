@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import io
 import json
+import time
 from dataclasses import replace
 from random import Random
 from typing import Protocol
@@ -166,9 +167,10 @@ class Find:
         parents = asked.level - Level.STUDY
         uids = (asked.scope.study_instance_uid, asked.scope.series_instance_uid) if asked.scope else ("", "")
         is_relational = asked.fuzzy or not all(uids[:parents])
-        for status, answer in self._association(is_relational, asked.fuzzy).send_c_find(
-            identifier(asked, uids[:parents]), STUDY_ROOT_FIND
-        ):
+        association = self._association(is_relational, asked.fuzzy)
+        while association._is_paused:  # until its thread goes on, pynetdicom may lose the answer to the next request
+            time.sleep(0.0002)
+        for status, answer in association.send_c_find(identifier(asked, uids[:parents]), STUDY_ROOT_FIND):
             if "Status" not in status:
                 return "no answer"
             if status.Status in (0xFF00, 0xFF01):
