@@ -77,7 +77,10 @@ def date_form(value: JsonElement) -> str | None:
 
 
 def time_interval(text: str) -> tuple[str, str] | None:
-    """First and last microsecond of a time of any precision, as ``HHMMSS.FFFFFF``. PS3.5 Table 6.2-1"""
+    """First and last microsecond of a time of any precision, as ``HHMMSS.FFFFFF``. PS3.5 Table 6.2-1
+
+    A minute ends with its leap second.
+    """
     found = _TIME.fullmatch(clean(text))
     if not found:
         return None
@@ -85,7 +88,7 @@ def time_interval(text: str) -> tuple[str, str] | None:
     if hour > "23" or (minute or "") > "59" or (second or "") > "60":
         return None
     low = f"{hour}{minute or '00'}{second or '00'}.{(fraction or '').ljust(6, '0')}"
-    high = f"{hour}{minute or '59'}{second or '59'}.{(fraction or '').ljust(6, '9')}"
+    high = f"{hour}{minute or '59'}{second or '60'}.{(fraction or '').ljust(6, '9')}"
     return low, high
 
 
