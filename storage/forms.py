@@ -24,11 +24,14 @@ MAXIMUM_SEARCHED_VALUES = 64
 NUMBER_VRS = frozenset(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"))
 COMPONENT_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
-_CONTROLS = dict.fromkeys((*range(0x20), 0x7F), " ")
+# Control characters, and what SQLite's patterns cannot tell from U+FFFD.
+_CONTROLS = {**dict.fromkeys((*range(0x20), 0x7F), " "), 0xFFFE: "\ufffd", 0xFFFF: "\ufffd"}
 
 
 def clean(text: str) -> str:
-    """Text in NFC, without padding and control characters; what is not Unicode becomes a question mark."""
+    """Text in NFC, without padding and control characters; what is not Unicode becomes a question mark, and
+    noncharacters U+FFFD.
+    """
     if text.isascii() and text.isprintable():
         return text.strip()
     text = text.encode("utf-8", "replace").decode("utf-8").translate(_CONTROLS)

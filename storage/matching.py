@@ -37,6 +37,7 @@ MAXIMUM_VALUE_CHARACTERS = 256
 MAXIMUM_LISTED_VALUES = 1000
 MAXIMUM_WILDCARDS = 8
 MAXIMUM_MATCHES = 32
+MAXIMUM_WORDS = 16  # of a name that is matched fuzzily
 
 _WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _LIST_VRS = frozenset(("CS", "UI"))  # neither comma nor backslash can be part of a value
@@ -336,6 +337,7 @@ class Query:
             raise BadQuery("The query has too many keys")
         if self.offset < 0 or (self.limit is not None and self.limit < 0):
             raise BadQuery("Limit and offset are counts")
+        self.conditions()  # refuses names of too many words
 
     def conditions(self) -> tuple[Match, ...]:
         """The matches to apply: without the universal ones, and with names as words where the query is fuzzy."""
@@ -349,7 +351,9 @@ def _as_words(match: Match) -> tuple[Match, ...]:
         return (match,)
     term = match.terms[0][0]
     text = term.text if isinstance(term, Exactly) else term.pattern if isinstance(term, Like) else ""
-    words = words_of(text.strip("*"))
+    words = list(dict.fromkeys(words_of(text.strip("*"))))
+    if len(words) > MAXIMUM_WORDS:
+        raise BadQuery("The value of a key has too many words", tag=match.attribute.tag)
     if not words or _WILDCARDS.search(text.strip("*")):
         return (match,)
     anywhere = "*" if text.startswith("*") else "* "

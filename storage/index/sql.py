@@ -22,6 +22,7 @@ from storage.index.columns import columns, unpack, words_column
 from storage.index.dialect import Dialect, Statement
 from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Term
 from storage.model import Answer, JsonElement, Level, Scope
+from storage.uids import is_uid
 
 _TABLES = {Level.PATIENT: "study", Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
 _SERIES_OF_STUDY = "series.study = study.id"
@@ -62,6 +63,7 @@ _LINKS = {
 
 _STUDY_DATE = by_keyword("StudyDate")
 _AFTER_DIGITS = "~"
+_GROUPED = 64
 
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
 _LATEST_OF_PATIENT = """NOT EXISTS (
@@ -356,9 +358,11 @@ def _behind(level: Level, place: Sequence[str | int]) -> list[Statement]:
 
 
 def scope_condition(scope: Scope | None) -> Statement:
-    """What holds for the rows under a scope, in the tables down to its level."""
+    """What holds for the rows under a scope, in the tables down to its level. What is no UID names nothing."""
     named = scope or Scope("")
     uids = (named.study_instance_uid, named.series_instance_uid, named.sop_instance_uid)
+    if not all(is_uid(uid) for uid in uids if uid):
+        return "FALSE", []
     given = [(f"{column} = ?", uid) for column, uid in zip(_UIDS, uids, strict=True) if uid]
     return " AND ".join(text for text, _ in given) or "TRUE", [uid for _, uid in given]
 
@@ -386,11 +390,15 @@ def _exists_below(level: Level, matches: Sequence[Match], dialect: Dialect) -> S
 
 
 def joined(parts: Iterable[Statement], by: str) -> Statement:
-    """Conditions as one."""
+    """Conditions as one, in groups of groups: SQLite takes expressions of a depth of 1,000, and a list is as deep as it
+    is long.
+    """
     texts, parameters = [], []
     for text, values in parts:
         texts.append(text)
         parameters += values
+    while len(texts) > _GROUPED:
+        texts = [f"({by.join(texts[at : at + _GROUPED])})" for at in range(0, len(texts), _GROUPED)]
     return "(" + by.join(texts) + ")", parameters
 
 

@@ -30,6 +30,7 @@ from storage.errors import BadQuery
 from storage.index import open_index
 from storage.matching import MatchKind
 from storage.model import Level, Scope
+from tests.fix_postgresql import database_url
 from tests.fix_servers import running_gateway
 from tests.journeys.doors import doors_of
 from tests.journeys.nasty import hostile
@@ -49,6 +50,7 @@ WRITERS = 16
 # Every engine behind the seam: a name, and how an index in a folder is opened.
 ENGINES: dict[str, Callable[[Path], contextlib.AbstractContextManager]] = {
     "SQLite": lambda folder: contextlib.closing(open_index(folder / "index.sqlite")),
+    "PostgreSQL": lambda folder: contextlib.closing(open_index(database_url(folder))),
 }
 
 
