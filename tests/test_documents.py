@@ -117,3 +117,17 @@ def test_the_map_of_a_room_names_what_is_in_it(room):
     text = (ROOT / room / "README.md").read_text(encoding="utf-8")
     names = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert {name for name in names - {"__init__"} if not re.search(rf"\b{name}\b", text)} == set()
+
+
+def test_every_rule_of_searches_has_its_tests_and_the_table_names_them():
+    rows = re.findall(
+        r"^\| (C?[FQ]F?\d+) \|.*\| (.+) \|$", (ROOT / "docs" / "conformance.md").read_text("utf-8"), re.MULTILINE
+    )
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert list(listed) == [*(f"Q{number}" for number in range(1, 30)), *(f"CF{number}" for number in range(1, 13))]
+    found = {rule: set() for rule in listed}
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name, rule in re.findall(r"^def (test_(q\d+|cf\d+)_\w+)", path.read_text("utf-8"), re.MULTILINE):
+            found[rule.upper()].add(name)
+    assert found == listed
+    assert all(listed.values())
