@@ -13,10 +13,11 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.__main__ import cache_folder
 from benchmarks.servers import StartError
-from benchmarks.trials import growth, receivers, searches, soak
+from benchmarks.trials import answers, growth, receivers, searches, soak
 from benchmarks.trials.frame import Frame
 
 TRIALS: Mapping[str, Callable[[Frame], object]] = {
+    "answers": answers.run,
     "receivers": receivers.run,
     "growth": growth.run,
     "searches": searches.run,
