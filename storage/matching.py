@@ -317,10 +317,11 @@ class Query:
 
     matches: all must hold; a match on a level below asks that one series or instance exists for which all matches
     below hold. scope: the study or series that a path names, of which any part may be missing ("" for a study that
-    the path leaves open). include: tags of the attribute table to return beyond the default, or ``"all"``; what is
-    matched is returned, too. fuzzy: each word of a name without inner wildcards begins some word of the name, in any
-    order and component group, whatever its accents; it lies anywhere in the name after a leading ``*``. limit: answers
-    at most, None for no limit. offset: answers to skip. after: ``Answer.place`` of the answer before the first one.
+    the path leaves open). include: tags of the attribute table to return beyond the default, of instances any others
+    as well, or ``"all"``; what is matched is returned, too. fuzzy: each word of a name without inner wildcards begins
+    some word of the name, in any order and component group, whatever its accents; it lies anywhere in the name after a
+    leading ``*``. limit: answers at most, None for no limit. offset: answers to skip. after: ``Answer.place`` of the
+    answer before the first one.
     """
 
     level: Level

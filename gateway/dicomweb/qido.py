@@ -33,6 +33,8 @@ from storage.model import Answer, JsonElement, Level
 _MAXIMUM_PARAMETERS = 128
 _MAXIMUM_NAMED_CHARACTERS = 400
 """Of the attributes that one Warning names; a header has to stay short."""
+_MOST_BEYOND = 128
+"""Attributes that one search may have returned, of instances, beyond those that the index keeps."""
 _NOT_UTF_8 = re.compile("[\ud800-\udfff]")
 _FLAGS = {"true": True, "false": False}
 _SWITCHES = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
@@ -232,7 +234,7 @@ def _count(text: str, name: str) -> int:
 
 
 def _include(reading: _Reading, value: str) -> None:
-    """Add what one ``includefield`` names. There is no more to add than the attribute table has. PS3.18 §8.3.4.3"""
+    """Add what one ``includefield`` names. PS3.18 §8.3.4.3"""
     for name in filter(None, (item.strip() for item in value.split(","))):
         path = tag_path(name)
         if name == "all":
@@ -246,7 +248,14 @@ def _include(reading: _Reading, value: str) -> None:
 def _return(reading: _Reading, path: str) -> None:
     """Have an attribute returned, or say why it is not: nobody shall take a missing one for an empty one."""
     attribute = by_tag(path) or _sequence_of(path)
-    if attribute is None:
+    if (
+        attribute is None
+        and reading.level is Level.INSTANCE
+        and "." not in path
+        and len(reading.include) < _MOST_BEYOND
+    ):
+        reading.include.add(path)  # it is in the instance's metadata, if it has it
+    elif attribute is None:
         if path not in _ALWAYS_RETURNED:
             reading.absent.add(path)
     elif attribute.level > reading.level:

@@ -10,14 +10,15 @@ series by number, UID and study; instances by series, number and UID; patients a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
 
-from storage.attributes import ATTRIBUTES, Attribute, Returned, by_keyword
+from storage.attributes import ATTRIBUTES, Attribute, Returned, by_keyword, by_tag
+from storage.dicomjson import unpack_metadata
 from storage.index.columns import columns, unpack, words_column
 from storage.index.dialect import Dialect, Statement
 from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Term
@@ -81,7 +82,8 @@ class Plan:
     """What the answers to a query hold: for each tag, ascending, the level it comes from and what stands for none.
 
     It depends on the shape of a query, not on its values. default_levels: those that answers hold the default of.
-    is_default: whether they hold nothing beyond it, not even for what was matched.
+    is_default: whether they hold nothing beyond it, not even for what was matched. of_document: tags of the instance's
+    whole metadata to return, all of them, or none.
     """
 
     level: Level
@@ -89,6 +91,7 @@ class Plan:
     selected: str
     default_levels: frozenset[Level]
     is_default: bool
+    of_document: frozenset[str] | Literal["all"] = frozenset()
 
 
 ONLINE = ("00080056", {"vr": "CS", "Value": ["ONLINE"]})  # every row has its object (I1)
@@ -157,7 +160,16 @@ def _plan(
     ordered = tuple(sorted(elements, key=lambda element: element[0]))
     is_plain = include == frozenset() and not matched
     is_default = is_plain or ordered == _plan(level, frozenset(), frozenset(), is_study_named, is_series_named).elements
-    return Plan(level, ordered, _selected(level, sources), default_levels, is_default and level > Level.PATIENT)
+    of_document = _of_document(level, include)
+    is_default = is_default and level > Level.PATIENT and not of_document
+    return Plan(level, ordered, _selected(level, sources, of_document), default_levels, is_default, of_document)
+
+
+def _of_document(level: Level, include: frozenset[str] | Literal["all"]) -> frozenset[str] | Literal["all"]:
+    """What an instance's answer takes from its metadata: that which rows do not keep."""
+    if level is not Level.INSTANCE or include == "all":
+        return include if level is Level.INSTANCE else frozenset()
+    return frozenset(tag for tag in include if by_tag(tag) is None)
 
 
 _IDENTITY_TAGS = frozenset(("0020000D", "0020000E", "00080018"))
@@ -167,7 +179,7 @@ def _is_always_there(attribute: Attribute, asked: set[str]) -> bool:
     return attribute.returned is Returned.ALWAYS or attribute.top_tag in asked
 
 
-def _selected(level: Level, sources: set[Level]) -> str:
+def _selected(level: Level, sources: set[Level], of_document: frozenset[str] | Literal["all"]) -> str:
     """The columns of a row: UIDs down to the level, then for each level its attributes, or NULL where none is used, and
     last what its place in the order depends on beside the UIDs.
     """
@@ -175,6 +187,8 @@ def _selected(level: Level, sources: set[Level]) -> str:
     for source, of_level in _COLUMNS_OF_LEVEL.items():
         if source <= max(level, Level.STUDY):
             names += of_level if source in sources else ["NULL"] * len(of_level)
+    if of_document:
+        names.append("document.metadata")
     return ", ".join((*names, *_PLACES[max(level, Level.STUDY)]))
 
 
@@ -194,9 +208,21 @@ def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
             element = known[level][1].get(tag, empty)
             if element is not None:
                 elements[tag] = element
+        if plan.of_document:
+            elements = _with_document(elements, row[-1 - len(_PLACES[depth])], plan.of_document)
         scope = Scope("") if plan.level is Level.PATIENT else Scope(*uids)
         answers.append(Answer(plan.level, scope, elements, _place(depth, row)))
     return answers
+
+
+def _with_document(
+    elements: Mapping[str, JsonElement], packed: bytes, wanted: frozenset[str] | Literal["all"]
+) -> dict[str, JsonElement]:
+    """The elements with what else the metadata says, but for values that are elsewhere; ascending by tag."""
+    document = orjson.loads(unpack_metadata(packed, ""))
+    tags = document.keys() if wanted == "all" else wanted & document.keys()
+    found = {tag: document[tag] for tag in tags if "BulkDataURI" not in document[tag]}
+    return dict(sorted({**found, **elements}.items()))
 
 
 def _place(level: Level, row: Sequence[Any]) -> tuple[str | int, ...]:
@@ -288,8 +314,11 @@ def search_statement(
     if query.after is not None:
         parts += _behind(level, query.after)
     condition, parameters = joined(parts, " AND ")
+    tables = _joined_tables(level, first, dialect)
+    if plan.of_document:
+        tables += f" {dialect.join} document ON document.instance = instance.id"
     text = (
-        f"SELECT {plan.selected} FROM {_joined_tables(level, first, dialect)} WHERE {condition} "  # noqa: S608 - constants of this module
+        f"SELECT {plan.selected} FROM {tables} WHERE {condition} "  # noqa: S608 - constants of this module
         f"ORDER BY {ORDERS[level]} LIMIT ? OFFSET ?"
     )
     return text, [*parameters, dialect.no_limit if query.limit is None else query.limit, query.offset]

@@ -529,6 +529,24 @@ def test_q13_includefield_all_returns_everything_of_the_level(searched):
     assert warning(searched.get("/studies?includefield=all")) == ""
 
 
+def test_q13_an_instance_returns_whatever_its_data_set_holds_but_large_values(searched):
+    url = "/studies/2.25.1/series/2.25.1.1/instances?InstanceNumber=1"
+    before, answer = (
+        searched.find(url)[0],
+        searched.get(f"{url}&includefield=PixelSpacing,00281101,PixelData,BitsStored"),
+    )
+    (match,) = answer.json()
+    assert set(match) - set(before) == {"00280030", "00280101"}
+    assert match["00280030"]["Value"] == [1, 1]
+    assert list(match) == sorted(match)
+    assert warning(answer) == ""
+    (whole,) = searched.find(f"{url}&includefield=all")
+    (metadata,) = searched.find("/studies/2.25.1/series/2.25.1.1/instances/2.25.1.1.1/metadata")
+    assert {tag: element for tag, element in metadata.items() if "BulkDataURI" not in element}.items() <= whole.items()
+    assert "7FE00010" not in whole
+    assert set(before) <= set(whole)
+
+
 LOWER = "Of a level below this one, and so not returned"
 ABSENT = "Not kept by this server, and so not returned"
 
@@ -540,8 +558,8 @@ ABSENT = "Not kept by this server, and so not returned"
         ("/studies", "00080060", "00080060", f"{LOWER}: Modality"),
         ("/studies", "Modality,InstanceNumber", "00200013", f"{LOWER}: Modality, InstanceNumber"),
         ("/studies/2.25.1/series", "00280010", "00280010", f"{LOWER}: Rows"),
-        ("/instances", "PixelSpacing", "00280030", f"{ABSENT}: PixelSpacing"),
-        ("/instances", "00280030,00091001", "00091001", f"{ABSENT}: 00091001, PixelSpacing"),
+        ("/series", "PixelSpacing", "00280030", f"{ABSENT}: PixelSpacing"),
+        ("/studies", "00280030,00091001", "00091001", f"{ABSENT}: 00091001, PixelSpacing"),
         (
             "/series",
             "RequestAttributesSequence.00321060",
