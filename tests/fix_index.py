@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from storage.attributes import by_keyword, level_attributes
+from storage.dicomjson import pack_metadata
 from storage.model import BulkValue, Entry, Instance, Scope, Source
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -67,7 +68,7 @@ def entry(
             number_of_frames=1,
         ),
         level_attributes(elements),
-        metadata=f"metadata of {instance}{content}".encode(),
+        metadata=pack_metadata(elements, transfer_syntax_uid),
         frame_table=b"frames",
         bulk={"7FE00010": BulkValue(100, 600, "OW")},
         source=source,

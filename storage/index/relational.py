@@ -10,12 +10,13 @@ from typing import Any
 
 import orjson
 
+from storage.index import probes
 from storage.index.batch import Batch, row_of
 from storage.index.committer import Committer
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
 from storage.index.fragments import texts_of
-from storage.index.probes import MOST_IDS, outliers_of, probes_of
+from storage.index.probes import outliers_of, probes_of
 from storage.index.sql import (
     INSTANCE_COLUMNS,
     INSTANCE_TABLES,
@@ -167,9 +168,9 @@ def _lead(connection: Connection, query: Query, dialect: Dialect) -> Lead | None
     if query.scope is not None:
         return None
     for probe in probes_of(query, dialect):
-        ids = {row[0] for row in connection.execute(*probe.statement).fetchall()}
-        if len(ids) <= MOST_IDS:
-            return Lead(probe.table, sorted(ids))
+        rows = connection.execute(*probe.statement).fetchall()
+        if len(rows) <= probes.MOST_IDS:  # else there may be more of them; one row may be found twice
+            return Lead(probe.table, sorted({row[0] for row in rows}))
     return None
 
 
@@ -177,7 +178,7 @@ def _outliers(connection: Connection, query: Query, dialect: Dialect) -> Sequenc
     """Studies with several dates that may match; None for so many that their places in the order say nothing."""
     statement = outliers_of(query, dialect) if query.level <= Level.STUDY else None
     ids = [] if statement is None else [row[0] for row in connection.execute(*statement).fetchall()]
-    return ids if len(ids) <= MOST_IDS else None
+    return ids if len(ids) <= probes.MOST_IDS else None
 
 
 def _document(row: Sequence[Any]) -> Document:

@@ -172,6 +172,7 @@ def _of_document(level: Level, include: frozenset[str] | Literal["all"]) -> froz
     return frozenset(tag for tag in include if by_tag(tag) is None)
 
 
+_KNOWN_TAGS = frozenset(attribute.tag for attribute in ATTRIBUTES)
 _IDENTITY_TAGS = frozenset(("0020000D", "0020000E", "00080018"))
 
 
@@ -218,9 +219,9 @@ def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
 def _with_document(
     elements: Mapping[str, JsonElement], packed: bytes, wanted: frozenset[str] | Literal["all"]
 ) -> dict[str, JsonElement]:
-    """The elements with what else the metadata says, but for values that are elsewhere; ascending by tag."""
+    """The elements with those of the metadata that rows do not keep, but for values that are elsewhere; ascending."""
     document = orjson.loads(unpack_metadata(packed, ""))
-    tags = document.keys() if wanted == "all" else wanted & document.keys()
+    tags = document.keys() - _KNOWN_TAGS if wanted == "all" else wanted & document.keys()
     found = {tag: document[tag] for tag in tags if "BulkDataURI" not in document[tag]}
     return dict(sorted({**found, **elements}.items()))
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import orjson
 
 from storage.errors import BadQuery
-from storage.index import open_index
+from storage.index import open_index, probes
 from storage.matching import MatchKind
 from storage.model import Level, Scope
 from tests.fix_postgresql import database_url
@@ -47,10 +47,30 @@ SHOWN = 20
 ENOUGH = 200
 WRITERS = 16
 
+
+@contextlib.contextmanager
+def everything_is_common():
+    """Within it a handful of rows is too many to start at, as a thousand is in a large archive."""
+    usual, probes.MOST_IDS = probes.MOST_IDS, 3
+    try:
+        yield
+    finally:
+        probes.MOST_IDS = usual
+
+
+@contextlib.contextmanager
+def common(place):
+    """An index in which everything is common."""
+    with everything_is_common(), contextlib.closing(open_index(place)) as index:
+        yield index
+
+
 # Every engine behind the seam: a name, and how an index in a folder is opened.
 ENGINES: dict[str, Callable[[Path], contextlib.AbstractContextManager]] = {
     "SQLite": lambda folder: contextlib.closing(open_index(folder / "index.sqlite")),
     "PostgreSQL": lambda folder: contextlib.closing(open_index(database_url(folder))),
+    "SQLite, all common": lambda folder: common(folder / "index.sqlite"),
+    "PostgreSQL, all common": lambda folder: common(database_url(folder)),
 }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from storage.attributes import ATTRIBUTES, Attribute, level_attributes
+from storage.dicomjson import pack_metadata
 from storage.errors import BadQuery
 from storage.matching import MAXIMUM_LISTED_VALUES, MAXIMUM_VALUE_CHARACTERS, Match, MatchKind, Query
 from storage.model import Entry, Instance, Level, Scope
@@ -118,7 +119,8 @@ def _entry(uids, said, chance: Random) -> Entry:
     digest = hashlib.sha256(repr((uids, chance.random())).encode()).hexdigest()
     syntax = chance.choice((EXPLICIT, EXPLICIT, JPEG_2000))
     instance = Instance(*uids, chance.choice(_SOP_CLASSES), syntax, digest, f"v1/{digest}", 1000, 400, 1)
-    return Entry(instance, level_attributes(said), b"metadata", b"frames", {}, SOURCE)
+    metadata = pack_metadata({}, syntax)
+    return Entry(instance, level_attributes(said), metadata, b"frames", {}, SOURCE)
 
 
 def deletions(chance: Random, entries: list[Entry]) -> list[Scope]:
