@@ -62,6 +62,8 @@ _LINKS = {
 
 _STUDY_DATE = by_keyword("StudyDate")
 _AFTER_DIGITS = "~"
+_MOST_WRITTEN = 4
+"""Patterns, and pairs of limits, that a statement has one by one."""
 
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
 _LATEST_OF_PATIENT = """NOT EXISTS (
@@ -461,20 +463,22 @@ def _same_item(matches: Sequence[Match], dialect: Dialect) -> Statement:
 
 
 def _value_condition(expression: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """Any of the terms holds for one value."""
+    """Any of the terms holds for one value. A long list is bound as one value: statements stay short, and few."""
     parts: list[Statement] = []
     if exact := [term.text for term in terms if isinstance(term, Exactly)]:
-        parts.append(equal_to(expression, exact))
-    for term in terms:
-        if isinstance(term, Between):
-            parts.append((f"{expression} BETWEEN ? AND ?", [term.low, term.high]))
-        elif isinstance(term, Like):
-            parts.append(dialect.fits(expression, term.pattern))
+        parts.append(equal_to(expression, exact, dialect))
+    if patterns := [term.pattern for term in terms if isinstance(term, Like)]:
+        few = len(patterns) <= _MOST_WRITTEN
+        parts += (
+            [dialect.fits(expression, one) for one in patterns] if few else [dialect.fits_any(expression, patterns)]
+        )
+    if limits := [(term.low, term.high) for term in terms if isinstance(term, Between)]:
+        few = len(limits) <= _MOST_WRITTEN
+        one_by_one: list[Statement] = [(f"{expression} BETWEEN ? AND ?", list(pair)) for pair in limits]
+        parts += one_by_one if few else [dialect.within_any(expression, limits)]
     return joined(parts, " OR ")
 
 
-def equal_to(expression: str, values: Sequence[str]) -> Statement:
+def equal_to(expression: str, values: Sequence[str], dialect: Dialect) -> Statement:
     """It is one of the values."""
-    if len(values) == 1:
-        return f"{expression} = ?", list(values)
-    return f"{expression} IN ({', '.join('?' * len(values))})", list(values)
+    return (f"{expression} = ?", list(values)) if len(values) == 1 else dialect.equals_any(expression, values)

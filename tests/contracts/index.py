@@ -853,6 +853,28 @@ class IndexContract:
         assert asked > 800
         assert_counts_equal_rows(index)
 
+    @pytest.mark.parametrize(
+        ("keyword", "held", "others"),
+        [
+            ("StudyDescription", "abc0042", [f"abc{n:04}" for n in range(999)]),
+            ("PatientID", "abc0042", ["*c0042*", *(f"abx{n:04}" for n in range(998))]),
+            ("PatientID", "P42x", [f"P{n}*" for n in range(999)]),
+            ("PatientName", "Doe^Jane", ["*^jane", *(f"[{n}]*" for n in range(998))]),
+            ("StudyTime", "101500", [f"{n // 60:02}{n % 60:02}" for n in range(999)]),
+            ("StudyDate", "20200101", [f"{1900 + n}0101-{1900 + n}1231" for n in range(999)]),
+            ("SeriesNumber", "5", [str(n) for n in range(999)]),
+        ],
+    )
+    @pytest.mark.parametrize("level", Level)
+    def test_a_thousand_listed_values_of_any_kind_are_one_search(self, index, keyword, held, others, level):
+        index.add(entry(1, 1, 1, **{keyword: held}))
+        index.add(entry(2, 2, 2, **{keyword: [held, "20200101"]}))
+        index.add(entry(3, 3, 3, PatientID="Z", PatientName="Z", **{} if keyword[0] == "P" else {keyword: None}))
+        match = Match.of(key(keyword), "\\".join(others), multiple=True)
+        assert len(match.terms[0]) >= 998
+        is_one_patient = level is Level.PATIENT and keyword != "PatientID"
+        assert len(index.search(Query(level, (match,)))) == (1 if is_one_patient else 2)
+
     def test_a_thousand_listed_uids_are_one_search(self, index):
         index.add(entry())
         listed = "\\".join([uid(number) for number in range(1000)])
