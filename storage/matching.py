@@ -37,6 +37,7 @@ MAXIMUM_VALUE_CHARACTERS = 256
 MAXIMUM_LISTED_VALUES = 1000
 MAXIMUM_WILDCARDS = 8
 MAXIMUM_MATCHES = 32
+MAXIMUM_CONDITIONS = 256  # of which each word of a name that is matched fuzzily is one
 
 _WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _LIST_VRS = frozenset(("CS", "UI"))  # neither comma nor backslash can be part of a value
@@ -220,18 +221,16 @@ def _text_terms(text: str) -> tuple[Term, ...]:
     return (_pattern_or_text(text),)
 
 
-_OPEN_END = re.compile(r"[\^*]*\^[\^*]*\*$")
-
-
 def _name_terms(text: str) -> tuple[Term, ...]:
     """A name or a pattern; ``DOE^*`` also finds a DOE without further components."""
     pattern = _STARS.sub("*", name_form(text))
     if not pattern.strip("*"):
         return ()
     terms = [_pattern_or_text(pattern)]
-    if found := _OPEN_END.search(pattern):
-        start = pattern[: found.start()] + ("*" if found[0].startswith("*") else "")
-        terms.append(_pattern_or_text(start))
+    start = pattern.rstrip("^*")
+    end = pattern[len(start) :]
+    if "^" in end and end.endswith("*"):
+        terms.append(_pattern_or_text(start + ("*" if end.startswith("*") else "")))
     return tuple(terms)
 
 
@@ -334,6 +333,8 @@ class Query:
     def __post_init__(self) -> None:
         if len(self.matches) > MAXIMUM_MATCHES:
             raise BadQuery("The query has too many keys")
+        if self.fuzzy and len(self.conditions()) > MAXIMUM_CONDITIONS:
+            raise BadQuery("The query has too many words")
         if self.offset < 0 or (self.limit is not None and self.limit < 0):
             raise BadQuery("Limit and offset are counts")
 
@@ -349,8 +350,9 @@ def _as_words(match: Match) -> tuple[Match, ...]:
         return (match,)
     term = match.terms[0][0]
     text = term.text if isinstance(term, Exactly) else term.pattern if isinstance(term, Like) else ""
-    words = words_of(text.strip("*"))
-    if not words or _WILDCARDS.search(text.strip("*")):
+    asked = text.strip("*")
+    words = tuple(dict.fromkeys(words_of(asked)))
+    if not words or any(map(_WILDCARDS.search, (asked, *words))):  # a fullwidth one is in its words only
         return (match,)
     anywhere = "*" if text.startswith("*") else "* "
     return tuple(Match(match.attribute, MatchKind.WORDS, ((Like(f"{anywhere}{word}*"),),)) for word in words)
