@@ -69,7 +69,7 @@ _MOST_WRITTEN = 4
 _LATEST_OF_PATIENT = """NOT EXISTS (
   SELECT 1 FROM study AS later WHERE {later} = {study} AND later.patient_id = study.patient_id
     AND later.issuer_of_patient_id IS NOT DISTINCT FROM study.issuer_of_patient_id
-    AND (later.study_order, later.study_instance_uid) > (study.study_order, study.study_instance_uid)
+    AND (later.study_order, later.study_instance_uid) > ({order}, {uid})
     AND {condition})"""
 
 
@@ -332,11 +332,16 @@ def _order_range(query: Query, outliers: Sequence[int] | None, dialect: Dialect)
 
 
 def _latest_of_patient(condition: Statement, dialect: Dialect) -> Statement:
-    """No later study that matches belongs to the same patient. The condition once more, of another row."""
+    """No later study that matches belongs to the same patient. The condition once more, of another row.
+
+    SQLite compares a pair by an index only with what has no affinity, as a filtered column.
+    """
     text, parameters = condition
     later, study = dialect.probed("later.patient_id"), dialect.probed("study.patient_id")
     of_later = _STUDY_COLUMN.sub("later.", text)
-    return _LATEST_OF_PATIENT.format(later=later, study=study, condition=of_later), list(parameters)
+    order, uid = dialect.filtered("study.study_order"), dialect.filtered("study.study_instance_uid")
+    of_patient = _LATEST_OF_PATIENT.format(later=later, study=study, order=order, uid=uid, condition=of_later)
+    return of_patient, list(parameters)
 
 
 _STUDY_COLUMN = re.compile(r"\bstudy\.")

@@ -6,6 +6,7 @@ import contextlib
 import random
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from storage.attributes import ATTRIBUTES, Attribute, by_keyword
 from storage.errors import BadQuery, StorageUnavailable
 from storage.index.base import Index
+from storage.index.batch import row_of
 from storage.matching import Match, MatchKind, Query
 from storage.model import Entry, Level, Outcome, Scope, Source
 from tests.fix_index import (
@@ -715,6 +717,16 @@ class IndexContract:
         assert len(index.search(query(Level.PATIENT, limit=2, offset=3))) == 1
         (answer,) = index.search(query(Level.PATIENT, PatientName="new", include="all"))
         assert set(answer.attributes) <= {a.tag for a in ATTRIBUTES if a.level is Level.PATIENT}
+
+    def test_patients_are_found_in_no_time_though_one_id_has_many_studies(self, index):
+        """What has no patient, or a secret one, may all be under one ID, and without a date."""
+        days = ["20000101", "20000102", None]
+        made = [entry(number, number, number, PatientID="0", StudyDate=days[number % 3]) for number in range(1, 3001)]
+        index._committer.run(lambda batch: [batch.add(row_of(one)) for one in made])
+        started = time.monotonic()
+        for keys in ({}, {"PatientName": "doe*"}):
+            assert len(index.search(query(Level.PATIENT, limit=500, **keys))) == 1
+        assert time.monotonic() - started < 0.5
 
     def test_counts_are_matched_by_value(self, index):
         for one in entries(2, 2, 1):

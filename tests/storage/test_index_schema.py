@@ -206,7 +206,8 @@ def test_the_next_page_starts_where_the_last_one_ended(fresh):
 def test_patients_are_read_in_the_order_of_their_latest_studies(fresh, key):
     plan = plan_for(fresh, Level.PATIENT, **key)
     assert "study USING INDEX study_by_order" in plan
-    assert "SEARCH later USING INDEX study_by_patient_id (patient_id=?)" in plan
+    later = "study_by_patient_id (patient_id=? AND (study_order,study_instance_uid)>(?,?))"
+    assert f"SEARCH later USING INDEX {later}" in plan
     assert "TEMP B-TREE" not in plan
 
 
