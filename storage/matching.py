@@ -221,18 +221,16 @@ def _text_terms(text: str) -> tuple[Term, ...]:
     return (_pattern_or_text(text),)
 
 
-_OPEN_END = re.compile(r"[\^*]*\^[\^*]*\*$")
-
-
 def _name_terms(text: str) -> tuple[Term, ...]:
     """A name or a pattern; ``DOE^*`` also finds a DOE without further components."""
     pattern = _STARS.sub("*", name_form(text))
     if not pattern.strip("*"):
         return ()
     terms = [_pattern_or_text(pattern)]
-    if found := _OPEN_END.search(pattern):
-        start = pattern[: found.start()] + ("*" if found[0].startswith("*") else "")
-        terms.append(_pattern_or_text(start))
+    start = pattern.rstrip("^*")
+    end = pattern[len(start) :]
+    if "^" in end and end.endswith("*"):
+        terms.append(_pattern_or_text(start + ("*" if end.startswith("*") else "")))
     return tuple(terms)
 
 
@@ -352,10 +350,11 @@ def _as_words(match: Match) -> tuple[Match, ...]:
         return (match,)
     term = match.terms[0][0]
     text = term.text if isinstance(term, Exactly) else term.pattern if isinstance(term, Like) else ""
-    words = list(dict.fromkeys(words_of(text.strip("*"))))
+    asked = text.strip("*")
+    words = list(dict.fromkeys(words_of(asked)))
     if len(words) > MAXIMUM_WORDS:
         raise BadQuery("The value of a key has too many words", tag=match.attribute.tag)
-    if not words or _WILDCARDS.search(text.strip("*")):
+    if not words or any(map(_WILDCARDS.search, (asked, *words))):  # a fullwidth one is in its words only
         return (match,)
     anywhere = "*" if text.startswith("*") else "* "
     return tuple(Match(match.attribute, MatchKind.WORDS, ((Like(f"{anywhere}{word}*"),),)) for word in words)

@@ -199,13 +199,22 @@ def _read_answers(server: WebServer, response: http.client.HTTPResponse, body: b
         raise Failed(
             f"{server.name} answers with {kind} that is not JSON. Is this the base URL of its DICOMweb service?"
         ) from None
-    if not isinstance(page, list) or not all(_is_answer(one) for one in page):
+    if not isinstance(page, list) or not all(_is_answer(one) for one in page) or not _can_be_written(page):
         raise Failed(f"{server.name} answers with JSON that is not of DICOM.")
     return page
 
 
 def _is_answer(one: object) -> bool:
     return isinstance(one, dict) and all(isinstance(element, dict) for element in one.values())
+
+
+def _can_be_written(page: list[Answer]) -> bool:
+    """Whether it may leave as JSON again: what is read may be nested deeper than what is written, and than DICOM is."""
+    try:
+        orjson.dumps(page)
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _refusal(server: WebServer, response: http.client.HTTPResponse, body: bytes) -> Failed | Refused:

@@ -55,6 +55,18 @@ class Dialect(Protocol):
         """Whether an id is one of those."""
         ...
 
+    def equals_any(self, expression: str, texts: Sequence[str]) -> Statement:
+        """Whether a value is one of those, however many; the statement is no longer for it."""
+        ...
+
+    def fits_any(self, expression: str, patterns: Sequence[str]) -> Statement:
+        """Whether a value fits one of those patterns, however many; the statement is no longer for it."""
+        ...
+
+    def within_any(self, expression: str, limits: Sequence[tuple[str, str]]) -> Statement:
+        """Whether a value lies between a pair of limits, however many; the statement is no longer for it."""
+        ...
+
     def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
         """The ids of rows whose column may fit all of the patterns, by the trigrams of its text; None without any."""
         ...
@@ -90,12 +102,27 @@ class Sqlite:
         return f"json_each(CASE WHEN {column} < ' ' THEN substr({column}, 2) END) AS {alias}"
 
     def fits(self, expression: str, pattern: str) -> Statement:
-        """See ``Dialect.fits``. A bracket would open a set of characters."""
-        return f"{expression} GLOB ?", [pattern.replace("[", "[[]")]
+        """See ``Dialect.fits``."""
+        return f"{expression} GLOB ?", [_glob(pattern)]
 
     def among(self, expression: str, ids: Sequence[int]) -> Statement:
         """See ``Dialect.among``."""
-        return f"{expression} IN (SELECT value FROM json_each(?))", [orjson.dumps(list(ids)).decode()]  # noqa: S608 - constant names
+        return f"{expression} IN (SELECT value FROM json_each(?))", [_json(ids)]  # noqa: S608 - constant names
+
+    def equals_any(self, expression: str, texts: Sequence[str]) -> Statement:
+        """See ``Dialect.equals_any``."""
+        return f"{expression} IN (SELECT value FROM json_each(?))", [_json(texts)]  # noqa: S608 - constant names
+
+    def fits_any(self, expression: str, patterns: Sequence[str]) -> Statement:
+        """See ``Dialect.fits_any``."""
+        text = f"EXISTS (SELECT 1 FROM json_each(?) AS pattern WHERE {expression} GLOB pattern.value)"  # noqa: S608 - constant names
+        return text, [_json([_glob(pattern) for pattern in patterns])]
+
+    def within_any(self, expression: str, limits: Sequence[tuple[str, str]]) -> Statement:
+        """See ``Dialect.within_any``."""
+        span = "span.value ->> 0 AND span.value ->> 1"
+        text = f"EXISTS (SELECT 1 FROM json_each(?) AS span WHERE {expression} BETWEEN {span})"  # noqa: S608 - constant names
+        return text, [_json(limits)]
 
     def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
         """See ``Dialect.having``. Of a long piece of text some trigrams are enough."""
@@ -143,6 +170,20 @@ class Postgresql:
         """See ``Dialect.among``."""
         return f"{expression} = ANY(?)", [list(ids)]
 
+    def equals_any(self, expression: str, texts: Sequence[str]) -> Statement:
+        """See ``Dialect.equals_any``."""
+        return f"{expression} = ANY(?)", [list(texts)]
+
+    def fits_any(self, expression: str, patterns: Sequence[str]) -> Statement:
+        """See ``Dialect.fits_any``."""
+        return f"{expression} LIKE ANY(?)", [[_like(pattern) for pattern in patterns]]
+
+    def within_any(self, expression: str, limits: Sequence[tuple[str, str]]) -> Statement:
+        """See ``Dialect.within_any``."""
+        spans = "unnest(?::text[], ?::text[]) AS span (low, high)"
+        text = f"EXISTS (SELECT 1 FROM {spans} WHERE {expression} BETWEEN span.low AND span.high)"  # noqa: S608 - constant names
+        return text, [[low for low, _ in limits], [high for _, high in limits]]
+
     def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
         """See ``Dialect.having``. The index is on an expression that changes nothing."""
         runs = runs_of(patterns)
@@ -150,6 +191,15 @@ class Postgresql:
             return None
         condition = " AND ".join([f"substr({table}.{column}, 1) LIKE ?"] * len(runs))
         return f"SELECT {table}.id FROM {table} WHERE {condition}", [_like(f"*{run}*") for run in runs]  # noqa: S608 - constant names
+
+
+def _json(values: Sequence[Any]) -> str:
+    return orjson.dumps(list(values)).decode()
+
+
+def _glob(pattern: str) -> str:
+    """A bracket would open a set of characters."""
+    return pattern.replace("[", "[[]")
 
 
 _LIKE = str.maketrans({"%": "\\%", "_": "\\_", "\\": "\\\\", "*": "%", "?": "_"})

@@ -171,7 +171,7 @@ def _arms(column: _Column, level: Level, dialect: Dialect) -> Sequence[_Arm]:
     if len(exact) + len(patterns) < len(column.terms) or len(patterns) > _MOST_PATTERNS:
         return ()
     if column.attribute.is_identity:
-        return [(Rank.IDENTITY, _ids(column, level, equal_to(column.full_name, exact)))]
+        return [(Rank.IDENTITY, _ids(column, level, equal_to(column.full_name, exact, dialect)))]
     sorted_arms = _sorted_arms(column, exact, patterns, level, dialect) if column.full_name in _SORTED else ()
     return sorted_arms or (_trigram_arms(column, exact + patterns, dialect) if column.full_name in _TRIGRAMS else ())
 
@@ -184,7 +184,8 @@ def _sorted_arms(
     rank = Rank.MODALITY if column.attribute is _MODALITY else Rank.EQUAL
     arms: list[_Arm] = []
     if exact:
-        arms.append((rank, _ids(column, level, equal_to(place, [dialect.probe_value(text) for text in exact]))))
+        values = [dialect.probe_value(text) for text in exact]
+        arms.append((rank, _ids(column, level, equal_to(place, values, dialect))))
     for pattern in patterns:
         first, last = _limits(dialect.probe_value(_prefix(pattern)))
         if not last:
@@ -195,7 +196,9 @@ def _sorted_arms(
 
 
 def _trigram_arms(column: _Column, patterns: Sequence[str], dialect: Dialect) -> Sequence[_Arm]:
-    """By the trigrams of its text, which has several values in it as well; none for one that is too short."""
+    """By the trigrams of its text, which has several values in it as well; none for many, or for one too short."""
+    if len(patterns) > _MOST_PATTERNS:
+        return ()
     table, _, name = column.full_name.partition(".")
     found = [dialect.having(table, name, (pattern,)) for pattern in patterns]
     return [(Rank.TRIGRAMS, one) for one in found if one is not None] if None not in found else ()

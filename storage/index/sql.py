@@ -65,13 +65,14 @@ _LINKS = {
 _STUDY_DATE = by_keyword("StudyDate")
 _AFTER_DIGITS = "~"
 _FIRST_DATE = "00000001"
-_GROUPED = 64
+_MOST_WRITTEN = 4
+"""Patterns, and pairs of limits, that a statement has one by one."""
 
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
 _LATEST_OF_PATIENT = """NOT EXISTS (
   SELECT 1 FROM study AS later WHERE {later} = {study} AND later.patient_id = study.patient_id
     AND later.issuer_of_patient_id IS NOT DISTINCT FROM study.issuer_of_patient_id
-    AND (later.study_order, later.study_instance_uid) > (study.study_order, study.study_instance_uid)
+    AND (later.study_order, later.study_instance_uid) > ({order}, {uid})
     AND {condition})"""
 
 
@@ -369,11 +370,16 @@ def _order_range(within: DateRange, outliers: Sequence[int], dialect: Dialect) -
 
 
 def _latest_of_patient(condition: Statement, dialect: Dialect) -> Statement:
-    """No later study that matches belongs to the same patient. The condition once more, of another row."""
+    """No later study that matches belongs to the same patient. The condition once more, of another row.
+
+    SQLite compares a pair by an index only with what has no affinity, as a filtered column.
+    """
     text, parameters = condition
     later, study = dialect.probed("later.patient_id"), dialect.probed("study.patient_id")
     of_later = _STUDY_COLUMN.sub("later.", text)
-    return _LATEST_OF_PATIENT.format(later=later, study=study, condition=of_later), list(parameters)
+    order, uid = dialect.filtered("study.study_order"), dialect.filtered("study.study_instance_uid")
+    of_patient = _LATEST_OF_PATIENT.format(later=later, study=study, order=order, uid=uid, condition=of_later)
+    return of_patient, list(parameters)
 
 
 _STUDY_COLUMN = re.compile(r"\bstudy\.")
@@ -389,7 +395,7 @@ def _behind(level: Level, place: Sequence[str | int]) -> list[Statement]:
     columns_in_order = ORDERS[level]
     places = ", ".join("?" * len(place))
     return [
-        ("series.series_order >= ?", [place[0]]),
+        ("(series.series_order, series.series_instance_uid) >= (?, ?)", list(place[:2])),
         (f"({columns_in_order}) > ({places})", list(place)),
     ]
 
@@ -430,15 +436,11 @@ def _exists_below(level: Level, matches: Sequence[Match], dialect: Dialect) -> S
 
 
 def joined(parts: Iterable[Statement], by: str) -> Statement:
-    """Conditions as one, in groups of groups: SQLite takes expressions of a depth of 1,000, and a list is as deep as it
-    is long.
-    """
+    """Conditions as one."""
     texts, parameters = [], []
     for text, values in parts:
         texts.append(text)
         parameters += values
-    while len(texts) > _GROUPED:
-        texts = [f"({by.join(texts[at : at + _GROUPED])})" for at in range(0, len(texts), _GROUPED)]
     return "(" + by.join(texts) + ")", parameters
 
 
@@ -509,20 +511,22 @@ def _same_item(matches: Sequence[Match], dialect: Dialect) -> Statement:
 
 
 def _value_condition(expression: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """Any of the terms holds for one value."""
+    """Any of the terms holds for one value. A long list is bound as one value: statements stay short, and few."""
     parts: list[Statement] = []
     if exact := [term.text for term in terms if isinstance(term, Exactly)]:
-        parts.append(equal_to(expression, exact))
-    for term in terms:
-        if isinstance(term, Between):
-            parts.append((f"{expression} BETWEEN ? AND ?", [term.low, term.high]))
-        elif isinstance(term, Like):
-            parts.append(dialect.fits(expression, term.pattern))
+        parts.append(equal_to(expression, exact, dialect))
+    if patterns := [term.pattern for term in terms if isinstance(term, Like)]:
+        few = len(patterns) <= _MOST_WRITTEN
+        parts += (
+            [dialect.fits(expression, one) for one in patterns] if few else [dialect.fits_any(expression, patterns)]
+        )
+    if limits := [(term.low, term.high) for term in terms if isinstance(term, Between)]:
+        few = len(limits) <= _MOST_WRITTEN
+        one_by_one: list[Statement] = [(f"{expression} BETWEEN ? AND ?", list(pair)) for pair in limits]
+        parts += one_by_one if few else [dialect.within_any(expression, limits)]
     return joined(parts, " OR ")
 
 
-def equal_to(expression: str, values: Sequence[str]) -> Statement:
+def equal_to(expression: str, values: Sequence[str], dialect: Dialect) -> Statement:
     """It is one of the values."""
-    if len(values) == 1:
-        return f"{expression} = ?", list(values)
-    return f"{expression} IN ({', '.join('?' * len(values))})", list(values)
+    return (f"{expression} = ?", list(values)) if len(values) == 1 else dialect.equals_any(expression, values)

@@ -6,6 +6,7 @@ import contextlib
 import random
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from storage.attributes import ATTRIBUTES, Attribute, by_keyword
 from storage.errors import BadQuery, StorageUnavailable
 from storage.index.base import Index
+from storage.index.batch import row_of
 from storage.matching import Match, MatchKind, Query
 from storage.model import Entry, Level, Outcome, Scope, Source
 from tests.fix_index import (
@@ -716,6 +718,16 @@ class IndexContract:
         (answer,) = index.search(query(Level.PATIENT, PatientName="new", include="all"))
         assert set(answer.attributes) <= {a.tag for a in ATTRIBUTES if a.level is Level.PATIENT}
 
+    def test_patients_are_found_in_no_time_though_one_id_has_many_studies(self, index):
+        """What has no patient, or a secret one, may all be under one ID, and without a date."""
+        days = ["20000101", "20000102", None]
+        made = [entry(number, number, number, PatientID="0", StudyDate=days[number % 3]) for number in range(1, 3001)]
+        index._committer.run(lambda batch: [batch.add(row_of(one)) for one in made])
+        started = time.monotonic()
+        for keys in ({}, {"PatientName": "doe*"}):
+            assert len(index.search(query(Level.PATIENT, limit=500, **keys))) == 1
+        assert time.monotonic() - started < 0.5
+
     def test_counts_are_matched_by_value(self, index):
         for one in entries(2, 2, 1):
             index.add(one)
@@ -852,6 +864,28 @@ class IndexContract:
                     assert found == expected, (attribute.keyword, text)
         assert asked > 800
         assert_counts_equal_rows(index)
+
+    @pytest.mark.parametrize(
+        ("keyword", "held", "others"),
+        [
+            ("StudyDescription", "abc0042", [f"abc{n:04}" for n in range(999)]),
+            ("PatientID", "abc0042", ["*c0042*", *(f"abx{n:04}" for n in range(998))]),
+            ("PatientID", "P42x", [f"P{n}*" for n in range(999)]),
+            ("PatientName", "Doe^Jane", ["*^jane", *(f"[{n}]*" for n in range(998))]),
+            ("StudyTime", "101500", [f"{n // 60:02}{n % 60:02}" for n in range(999)]),
+            ("StudyDate", "20200101", [f"{1900 + n}0101-{1900 + n}1231" for n in range(999)]),
+            ("SeriesNumber", "5", [str(n) for n in range(999)]),
+        ],
+    )
+    @pytest.mark.parametrize("level", Level)
+    def test_a_thousand_listed_values_of_any_kind_are_one_search(self, index, keyword, held, others, level):
+        index.add(entry(1, 1, 1, **{keyword: held}))
+        index.add(entry(2, 2, 2, **{keyword: [held, "20200101"]}))
+        index.add(entry(3, 3, 3, PatientID="Z", PatientName="Z", **{} if keyword[0] == "P" else {keyword: None}))
+        match = Match.of(key(keyword), "\\".join(others), multiple=True)
+        assert len(match.terms[0]) >= 998
+        is_one_patient = level is Level.PATIENT and keyword != "PatientID"
+        assert len(index.search(Query(level, (match,)))) == (1 if is_one_patient else 2)
 
     def test_a_thousand_listed_uids_are_one_search(self, index):
         index.add(entry())

@@ -14,7 +14,7 @@ from storage.attributes import ATTRIBUTES, by_keyword
 from storage.errors import StorageUnavailable
 from storage.index import open_index, sqlite_version
 from storage.index.columns import columns, words_column
-from storage.index.dialect import SQLITE
+from storage.index.dialect import POSTGRESQL, SQLITE
 from storage.index.probes import outliers_of, probes_of
 from storage.index.schema import _statements, migrations
 from storage.index.sql import Lead, plan_of, search_statement
@@ -206,7 +206,8 @@ def test_the_next_page_starts_where_the_last_one_ended(fresh):
 def test_patients_are_read_in_the_order_of_their_latest_studies(fresh, key):
     plan = plan_for(fresh, Level.PATIENT, **key)
     assert "study USING INDEX study_by_order" in plan
-    assert "SEARCH later USING INDEX study_by_patient_id (patient_id=?)" in plan
+    later = "study_by_patient_id (patient_id=? AND (study_order,study_instance_uid)>(?,?))"
+    assert f"SEARCH later USING INDEX {later}" in plan
     assert "TEMP B-TREE" not in plan
 
 
@@ -242,6 +243,25 @@ def test_what_is_below_a_few_studies_is_found_without_a_scan(fresh, level, keys)
     assert probe.table == "study"
     plan = plan_for(fresh, level, lead=Lead("study", [1]), **keys)
     assert not re.search(r"SCAN (study|series|instance)\b", plan)
+
+
+@pytest.mark.parametrize("dialect", [SQLITE, POSTGRESQL])
+@pytest.mark.parametrize("form", ["a{}", "*abc{}*", "abc{}*"])
+def test_statements_do_not_grow_with_the_values_that_a_key_lists(dialect, form):
+    """They are kept, ready to be run again: those of many lengths would fill the memory."""
+
+    def texts(count):
+        listed = "\\".join(map(form.format, range(count)))
+        names = ("PatientName", "StudyDescription", "StudyTime", "Modality")
+        times = "\\".join(f"{n // 60:02}{n % 60:02}" for n in range(count))
+        given = {name: times if name == "StudyTime" else listed for name in names}
+        matches = tuple(Match.of(by_keyword(name), text, multiple=True) for name, text in given.items())
+        query = Query(Level.SERIES, matches)
+        probes = [probe.statement for probe in probes_of(query, dialect)]
+        return [text for text, _ in (search_statement(query, plan_of(query), dialect), *probes)]
+
+    assert texts(1000) == texts(9)
+    assert max(map(len, texts(1000))) < 8000
 
 
 @pytest.mark.parametrize("level", Level)

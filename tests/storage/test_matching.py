@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -333,6 +334,28 @@ def test_fuzzy_touches_names_only():
 def test_a_pattern_means_what_the_shell_means_without_brackets(pattern, value):
     translated = fnmatch.translate(re.sub(r"\[", "[[]", pattern))
     assert Like(pattern).accepts(value) == (re.match(translated, value) is not None)
+
+
+def test_a_long_list_of_hostile_names_is_read_in_no_time():
+    started = time.process_time()
+    Match.of(key("PatientName"), "\\".join(["^" * 255 + "a", "^*^" * 2 + "^" * 240 + "a"] * 100), multiple=True)
+    assert time.process_time() - started < 0.5
+
+
+def test_a_fuzzy_query_asks_each_word_once_and_not_for_too_many():
+    asked = Match.of(key("PatientName"), "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * 256)
+    assert len(Query(Level.SERIES, (asked,), fuzzy=True).conditions()) <= 5
+    keywords = ("PatientName", "ReferringPhysicianName", "PerformingPhysicianName")
+    many = tuple(Match.of(key(one), " ".join(map(chr, range(0x4E00, 0x4E80)))) for one in keywords)
+    with pytest.raises(BadQuery, match="words"):
+        Query(Level.SERIES, many, fuzzy=True)
+    assert len(Query(Level.SERIES, many[:2], fuzzy=True).conditions()) == 256
+
+
+def test_a_fullwidth_question_mark_or_asterisk_in_a_fuzzy_name_is_no_wildcard():
+    for text in ("D\N{FULLWIDTH QUESTION MARK}e", "D\N{FULLWIDTH ASTERISK}e"):
+        match = Match.of(key("PatientName"), text)
+        assert Query(Level.STUDY, (match,), fuzzy=True).conditions() == (match,)
 
 
 def test_a_hostile_pattern_takes_no_time():

@@ -157,6 +157,7 @@ def test_no_content_is_no_answer(stub):
         (reply({"0020000D": {}}), Failed, "not of DICOM"),
         (reply([["x"]]), Failed, "not of DICOM"),
         (reply([{"0020000D": "1.2"}]), Failed, "not of DICOM"),
+        (reply(b'[{"0020000D":{"Value":' + b"[" * 300 + b"]" * 300 + b"}}]"), Failed, "not of DICOM"),
         (reply([])[:-1], Failed, "not JSON"),
         (b"SSH-2.0-OpenSSH_9\r\n", Failed, "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", Failed, "does not speak HTTP"),

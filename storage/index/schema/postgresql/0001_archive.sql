@@ -33,7 +33,9 @@ CREATE TABLE study (
 CREATE INDEX study_by_order ON study (study_order DESC, study_instance_uid DESC);
 -- What probes ask (see storage/index/probes.py). An entry of an index may not be longer than 2,704 bytes, so values
 -- are cut; of trigrams, the whole text is. The expressions keep the planner from taking these indexes unasked.
-CREATE INDEX study_by_patient_id ON study (left(patient_id, 128)) WHERE patient_id IS NOT NULL;
+-- The latest study of a patient is the last one here, however many there are of one ID.
+CREATE INDEX study_by_patient_id ON study (left(patient_id, 128), study_order, study_instance_uid)
+    WHERE patient_id IS NOT NULL;
 CREATE INDEX study_by_patient_name ON study (left(patient_name, 128)) WHERE patient_name IS NOT NULL;
 CREATE INDEX study_by_patient_name_ideographic ON study (left(patient_name_ideographic, 128))
     WHERE patient_name_ideographic IS NOT NULL;

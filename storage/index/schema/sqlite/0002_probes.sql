@@ -15,6 +15,10 @@ CREATE INDEX study_by_order ON study (
     modalities_in_study
 );
 
+-- The latest study of a patient is the last one here, however many there are of one ID.
+DROP INDEX study_by_patient_id;
+CREATE INDEX study_by_patient_id ON study (patient_id, study_order, study_instance_uid) WHERE patient_id IS NOT NULL;
+
 -- A range of dates is a part of the order of studies, but for those with several.
 DROP INDEX study_by_study_date;
 CREATE INDEX study_by_several_dates ON study (id) WHERE study_date < ' ';
