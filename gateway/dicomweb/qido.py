@@ -23,7 +23,7 @@ from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, base_url, path_scope, 
 from gateway.http import http_settings, in_thread, session_of
 from gateway.session import Session
 from gateway.settings import HttpSettings
-from storage.attributes import Attribute, by_tag
+from storage.attributes import Attribute, by_tag, table
 from storage.dicomxml import native_model
 from storage.dictionary import keyword_path, tag_path
 from storage.errors import BadQuery
@@ -40,8 +40,6 @@ _OURS = frozenset((*_SWITCHES, "limit", "offset", "includefield", "accept"))
 
 RETRIEVE_URL, INSTANCE_AVAILABILITY = "00081190", "00080056"
 _ALWAYS_RETURNED = frozenset((RETRIEVE_URL, INSTANCE_AVAILABILITY))
-_ONLY_KEYS_KEPT = "00400275"
-"""Request Attributes Sequence, of which the index keeps the two keys only."""
 
 _ALIASES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"PersonName": ("PatientName", "PersonName is read as PatientName")}
@@ -259,7 +257,7 @@ def _sequence_of(path: str) -> Attribute | None:
     """The sequence that holds what a path names, where it is kept whole: it is returned whole."""
     top, _, rest = path.partition(".")
     found = by_tag(top)
-    return found if rest and found and found.vr == "SQ" and top != _ONLY_KEYS_KEPT else None
+    return found if rest and found and found.vr == "SQ" and top not in table().partial_sequences else None
 
 
 def _key(reading: _Reading, name: str, value: str) -> None:

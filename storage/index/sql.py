@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import orjson
 
-from storage.attributes import ATTRIBUTES, Attribute, Returned, by_keyword
-from storage.index.columns import columns, unpack, words_column
+from storage.attributes import Attribute, Returned, Table, by_keyword, table
+from storage.index.columns import unpack
+from storage.index.conditions import joined, match_condition, same_items
 from storage.index.dialect import Dialect, Statement
-from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Term
+from storage.matching import Between, Like, Match, MatchKind, Query
 from storage.model import Answer, JsonElement, Level, Scope
 
-_TABLES = {Level.PATIENT: "study", Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
 _SERIES_OF_STUDY = "series.study = study.id"
 _INSTANCE_OF_SERIES = "instance.series = series.id"
 JOINS = {
@@ -118,11 +118,13 @@ def plan_of(query: Query) -> Plan:
     scope = query.scope or Scope("")
     include = query.include if query.include == "all" else frozenset(query.include)
     matched = frozenset(match.attribute.tag for match in query.matches)
-    return _plan(query.level, include, matched, bool(scope.study_instance_uid), bool(scope.series_instance_uid))
+    is_named = bool(scope.study_instance_uid), bool(scope.series_instance_uid)
+    return _plan(table(), query.level, include, matched, *is_named)
 
 
 @lru_cache(maxsize=512)
 def _plan(
+    known: Table,
     level: Level,
     include: frozenset[str] | Literal["all"],
     matched: frozenset[str],
@@ -144,7 +146,7 @@ def _plan(
         is_default = attribute.returned is not Returned.ON_REQUEST
         return is_default and (attribute.level in default_levels or attribute.is_inherited)
 
-    returned = [attribute for attribute in ATTRIBUTES if is_returned(attribute)]
+    returned = [attribute for attribute in known.attributes if is_returned(attribute)]
     elements: list[tuple[str, Level, JsonElement | None]] = [
         (a.tag, max(a.level, Level.STUDY), {"vr": a.vr} if _is_always_there(a, asked) else None) for a in returned
     ]
@@ -154,7 +156,8 @@ def _plan(
     sources = {source for tag, source, _ in elements if tag not in _IDENTITY_TAGS}
     ordered = tuple(sorted(elements, key=lambda element: element[0]))
     is_plain = include == frozenset() and not matched
-    is_default = is_plain or ordered == _plan(level, frozenset(), frozenset(), is_study_named, is_series_named).elements
+    is_named = is_study_named, is_series_named
+    is_default = is_plain or ordered == _plan(known, level, frozenset(), frozenset(), *is_named).elements
     return Plan(level, ordered, _selected(level, sources), default_levels, is_default and level > Level.PATIENT)
 
 
@@ -369,112 +372,20 @@ def _condition(query: Query, dialect: Dialect) -> Statement:
     own_level = max(query.level, Level.STUDY)
     here = [match for match in matches if match.attribute.level <= own_level]
     below = [match for match in matches if match.attribute.level > own_level]
-    parts = [scope_condition(query.scope), *(_match(match, dialect) for match in here), *_same_items(here, dialect)]
+    parts = [scope_condition(query.scope), *_all_of(here, dialect)]
     if below:
         parts.append(_exists_below(own_level, below, dialect))
     return joined(parts, " AND ")
+
+
+def _all_of(matches: Sequence[Match], dialect: Dialect) -> list[Statement]:
+    return [*(match_condition(match, dialect) for match in matches), *same_items(matches, dialect)]
 
 
 def _exists_below(level: Level, matches: Sequence[Match], dialect: Dialect) -> Statement:
     deepest = max(match.attribute.level for match in matches)
     tables = ["series", "instance"][level - Level.STUDY : deepest - Level.STUDY]
     links = [_SERIES_OF_STUDY, _INSTANCE_OF_SERIES][level - Level.STUDY : deepest - Level.STUDY]
-    parts = [*(_match(match, dialect) for match in matches), *_same_items(matches, dialect)]
-    condition, parameters = joined(parts, " AND ")
+    condition, parameters = joined(_all_of(matches, dialect), " AND ")
     text = f"EXISTS (SELECT 1 FROM {', '.join(tables)} WHERE {' AND '.join(links)} AND {condition})"  # noqa: S608 - constants of this module
     return text, parameters
-
-
-def joined(parts: Iterable[Statement], by: str) -> Statement:
-    """Conditions as one."""
-    texts, parameters = [], []
-    for text, values in parts:
-        texts.append(text)
-        parameters += values
-    return "(" + by.join(texts) + ")", parameters
-
-
-def column_of(attribute: Attribute, column: str) -> str:
-    """A column with its table."""
-    return f"{_TABLES[attribute.level]}.{column}"
-
-
-def _match(match: Match, dialect: Dialect) -> Statement:
-    """One match as a filter on its columns."""
-    attribute = match.attribute
-    if match.kind is MatchKind.WORDS:
-        return _value_condition(
-            dialect.filtered(column_of(attribute, words_column(attribute))), match.terms[0], dialect
-        )
-    names = [column_of(attribute, column) for column in columns(attribute)]
-    if match.kind is MatchKind.EMPTY:
-        return "(" + " AND ".join(f"{dialect.filtered(name)} IS NULL" for name in names) + ")", []
-    if attribute.vr == "IS" and attribute.is_computed:
-        return _value_condition(f"CAST({names[0]} AS TEXT)", match.terms[0], dialect)
-    if attribute.is_identity:
-        return _value_condition(dialect.filtered(names[0]), match.terms[0], dialect)
-    if len(match.terms) == 1:
-        return joined([_column_condition(name, match.terms[0], dialect) for name in names], " OR ")
-    given = [(name, terms) for name, terms in zip(names, match.terms, strict=True) if terms]
-    return joined([_column_condition(name, terms, dialect) for name, terms in given], " AND ")
-
-
-def _column_condition(column: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """Any value of a column fits any term: its single one, or one of several."""
-    place = dialect.filtered(column)
-    single, parameters = _value_condition(place, terms, dialect)
-    several, several_parameters = several_condition(column, place, terms, dialect)
-    return f"(({place} > ' ' AND {single}) OR ({several}))", parameters + several_parameters
-
-
-def several_condition(column: str, place: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """A column holds several values, of which one fits a term. place: the column as a filter or a probe has it."""
-    each, parameters = _value_condition("item.value", terms, dialect)
-    text = f"{place} < ' ' AND EXISTS (SELECT 1 FROM {dialect.items(column, 'item')} WHERE {each})"  # noqa: S608 - constant column names
-    return text, parameters
-
-
-def _same_items(matches: Sequence[Match], dialect: Dialect) -> list[Statement]:
-    """Keys of one sequence must be fulfilled by the same item of it. PS3.4 §C.2.2.2.6
-
-    Columns of the same sequence hold a place for each item when there are several; with one item, or none, the
-    conditions on each column already say it.
-    """
-    nested = [match for match in matches if match.attribute.is_nested and match.kind is not MatchKind.EMPTY]
-    sequences = {match.attribute.top_tag for match in nested}
-    groups = [[match for match in nested if match.attribute.top_tag == tag] for tag in sorted(sequences)]
-    return [_same_item(group, dialect) for group in groups if len(group) > 1]
-
-
-def _same_item(matches: Sequence[Match], dialect: Dialect) -> Statement:
-    names = [column_of(match.attribute, match.attribute.column) for match in matches]
-    places = [f"place_{number}" for number in range(len(matches))]
-    tables = ", ".join(dialect.items(name, place) for name, place in zip(names, places, strict=True))
-    links: list[Statement] = [(f"{place}.key = {places[0]}.key", []) for place in places[1:]]
-    conditions: list[Statement] = [
-        _value_condition(f"{place}.value", match.terms[0], dialect)
-        for place, match in zip(places, matches, strict=True)
-    ]
-    condition, parameters = joined([*links, *conditions], " AND ")
-    text = f"({names[0]} > ' ' OR EXISTS (SELECT 1 FROM {tables} WHERE {condition}))"  # noqa: S608 - constant column names
-    return text, parameters
-
-
-def _value_condition(expression: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """Any of the terms holds for one value."""
-    parts: list[Statement] = []
-    if exact := [term.text for term in terms if isinstance(term, Exactly)]:
-        parts.append(equal_to(expression, exact))
-    for term in terms:
-        if isinstance(term, Between):
-            parts.append((f"{expression} BETWEEN ? AND ?", [term.low, term.high]))
-        elif isinstance(term, Like):
-            parts.append(dialect.fits(expression, term.pattern))
-    return joined(parts, " OR ")
-
-
-def equal_to(expression: str, values: Sequence[str]) -> Statement:
-    """It is one of the values."""
-    if len(values) == 1:
-        return f"{expression} = ?", list(values)
-    return f"{expression} IN ({', '.join('?' * len(values))})", list(values)
