@@ -139,6 +139,10 @@ class Archive:
         """Index some more of what extended attributes lack. See ``Index.index_extended``."""
         return self._index.index_extended()
 
+    def incomplete(self) -> frozenset[str]:
+        """The tags of extended attributes that are not indexed throughout. See ``Index.incomplete``."""
+        return self._index.incomplete()
+
     def check(self) -> None:
         """Touch the index, for readiness. Raises StorageUnavailable."""
         self._index.changes(1 << 62, 1)

@@ -75,6 +75,10 @@ class Index(Protocol):
         """
         ...
 
+    def incomplete(self) -> frozenset[str]:
+        """The tags of extended attributes that are not indexed throughout, and so not returned by every answer."""
+        ...
+
     def close(self) -> None:
         """Finish what is queued and let go of every connection."""
         ...

@@ -61,15 +61,17 @@ def places(connection: Connection) -> Mapping[Attribute, int]:
     return {one: known[name] for one, name in named.items() if name in known}
 
 
+def incomplete(connection: Connection, attributes: Iterable[Attribute]) -> list[Attribute]:
+    """Those of extended attributes of which not all that is stored has its rows."""
+    asked = [one for one in attributes if one.is_extended]
+    complete = dict(connection.execute(_COMPLETE).fetchall()) if asked else {}
+    return [one for one in asked if complete.get(one.tag) != definition_of(one)]
+
+
 def refuse_incomplete(connection: Connection, matches: Iterable[Match]) -> None:
     """Raises BadQuery, naming the tag, where not all that is stored would be found by a key."""
-    asked = [match.attribute for match in matches if match.attribute.is_extended]
-    if not asked:
-        return
-    complete = dict(connection.execute(_COMPLETE).fetchall())
-    for attribute in asked:
-        if complete.get(attribute.tag) != definition_of(attribute):
-            raise BadQuery("The attribute is still being indexed, search by it later", tag=attribute.tag)
+    for attribute in incomplete(connection, (match.attribute for match in matches)):
+        raise BadQuery("The attribute is still being indexed, search by it later", tag=attribute.tag)
 
 
 def advance(connection: Connection, attributes: Iterable[Attribute], first_id: int) -> None:

@@ -15,7 +15,7 @@ from storage.index.batch import Batch, row_of
 from storage.index.committer import Committer
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
-from storage.index.extended import places, refuse_incomplete, register
+from storage.index.extended import incomplete, places, refuse_incomplete, register
 from storage.index.fragments import texts_of
 from storage.index.probes import MOST_IDS, outliers_of, probes_of
 from storage.index.reindex import read_chunk, write_chunk
@@ -179,6 +179,11 @@ class RelationalIndex:
         if not is_written:
             return Progress(chunk.start, chunk.last, is_contended=True)
         return Progress(chunk.end, chunk.last, len(chunk.found))
+
+    def incomplete(self) -> frozenset[str]:
+        """See ``Index.incomplete``."""
+        with self._engine.reading() as connection:
+            return frozenset(one.tag for one in incomplete(connection, table().extended))
 
     def close(self) -> None:
         """See ``Index.close``."""
