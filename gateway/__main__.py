@@ -1,4 +1,4 @@
-"""Command line: serve, import, query, settings, version. Reads settings, calls, and turns errors into exit codes.
+"""Command line: serve, import, reindex, query, settings, version. Reads settings, calls, and makes errors exit codes.
 
 Exit codes: 0 done; 1 it failed, or some files were refused; 2 usage or settings; 3 another gateway has the folder;
 4 a server that was queried refused; 5 it could not be reached; 130 Ctrl-C.
@@ -165,6 +165,51 @@ def _import(values: settings.Settings, paths: Iterable[Path], *, is_json: bool) 
             ", ".join([f"{len(files)} files", *(f"{count} {outcome}" for outcome, count in sorted(counts.items()))])
         )
     return bool(refused)
+
+
+@main.command()
+@_CONFIG
+@_DATA
+@click.option("--json", "is_json", is_flag=True, help="Report in one line of JSON.")
+def reindex(config: Path | None, data: Path | None, is_json: bool) -> None:
+    """Index extended tags (archive.extended_tags) of all that is stored, and return when that is done.
+
+    A gateway that runs does the same in the background; both may run at once, and be stopped at any moment.
+    """
+    values = _load(config, {"archive.data": data}).settings
+    logs.configure("WARNING", strict=values.logs.strict)
+    logs.guard_process()
+    try:
+        count = _reindex(values)
+    except GatewayError as error:
+        _fail(error.reason, 1)
+    except OSError as error:
+        _fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
+    except KeyboardInterrupt:
+        _fail("Interrupted; the next run goes on from here.", _INTERRUPTED)
+    tags = values.archive.extended_tags
+    if is_json:
+        click.echo(json.dumps({"event": "reindexed", "tags": tags, "instances": count}))
+    else:
+        click.echo(f"{len(tags)} extended tags are complete, {count} instances were indexed")
+
+
+def _reindex(values: settings.Settings) -> int:
+    """How many instances were indexed."""
+    from gateway.indexing import complete  # noqa: PLC0415 - other commands need no archive
+
+    count = at = 0
+    is_hidden = not sys.stderr.isatty()
+    with (
+        app.open_archive(values) as archive,
+        click.progressbar(length=1, label="Indexing", file=sys.stderr, hidden=is_hidden) as bar,
+    ):
+        for progress in complete(archive.index_extended):
+            bar.length = max(progress.all, 1)
+            bar.update(max(0, progress.done - at))
+            at = max(at, progress.done)
+            count += progress.count
+    return count
 
 
 _QUERY_FLAGS = (

@@ -54,15 +54,22 @@ _COLLECTION_THRESHOLDS = 20_000, 20, 50
 
 @contextlib.contextmanager
 def open_archive(values: Settings) -> Iterator[Archive]:
-    """The archive in the data folder, which is made when it is not there. Raises StorageUnavailable."""
+    """The archive in the data folder, which is made when it is not there; within it the attribute table of this process
+    has the extended tags, too. Raises StorageUnavailable.
+    """
     from storage.archive import Archive
+    from storage.attributes import extended_by
+    from storage.extended import read_extended
     from storage.index import open_index
     from storage.objects import open_object_store
 
     values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
     place = values.archive.index or values.archive.data / INDEX_FILE
-    with contextlib.closing(open_index(place, search_seconds=values.archive.search_seconds)) as index:
+    with (
+        extended_by(read_extended(values.archive.extended_tags)),
+        contextlib.closing(open_index(place, search_seconds=values.archive.search_seconds)) as index,
+    ):
         yield Archive(objects, index, maximum_instance_bytes=values.archive.maximum_instance_bytes)
 
 
@@ -79,10 +86,12 @@ def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
 
 
 def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish."""
+    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed beside it."""
     from gateway import metrics
     from gateway.dimse.limits import DimseLimits
     from gateway.dimse.server import DimseServer
+    from gateway.indexing import keep_complete
+    from gateway.session import Session
 
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -91,10 +100,14 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         row.name: getattr(values.dimse, row.name) for row in fields(DimseLimits) if hasattr(values.dimse, row.name)
     }
     limits = DimseLimits(**named, instance_maximum_bytes=values.archive.maximum_instance_bytes)
-    with open_sessions(values) as sessions:
+    with open_archive(values) as archive:
+        sessions = partial(Session, archive)
         server = DimseServer(listener, ae_title=values.dimse.ae_title, limits=limits, sessions=sessions)
         serving = threading.Thread(target=server.serve, name="dimse")
         serving.start()
+        indexing = threading.Thread(target=keep_complete, args=(archive.index_extended, stopping), name="indexing")
+        if values.archive.extended_tags:
+            indexing.start()
         ready()
         while not stopping.wait(1.0):
             metrics.note_process("dimse")
@@ -102,6 +115,8 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
                 raise RuntimeError("The DIMSE server has stopped by itself")
         server.stop(values.dimse.drain_seconds)
         serving.join(_STOP_SECONDS)
+        if values.archive.extended_tags:
+            indexing.join(_STOP_SECONDS)
 
 
 def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:

@@ -59,6 +59,11 @@ class Session:
         self.actor.permit(Verb.SEARCH)
         return self._archive.search_json(query, url_of)
 
+    def incomplete(self) -> frozenset[str]:
+        """The tags of extended attributes that are not returned by every answer yet."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.incomplete()
+
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """The instances of a resource, at least one. Raises NotFound or Gone."""
         self.actor.permit(Verb.RETRIEVE)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 from urllib.parse import urlsplit
 
+from storage.extended import read_extended
+
 PREFIX = "GATEWAY_"
 _TEST_PREFIX = "GATEWAY_TEST_"  # belongs to the test suite
 _KUBERNETES = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
@@ -50,6 +52,10 @@ class ArchiveSettings:
     )
     maximum_instance_bytes: int = field(
         default=4 << 30, metadata=_doc("Largest instance that is accepted, by any door (L6).", least=1)
+    )
+    extended_tags: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc("More attributes to search and to return, each NAME[/CREATOR][:VR][@LEVEL]; see Extended tags."),
     )
 
 
@@ -339,8 +345,13 @@ def _check_level(value: Any) -> None:
         raise ValueError("is not one of " + ", ".join(_LEVELS))
 
 
+def _check_extended_tags(value: Any) -> None:
+    read_extended(value)
+
+
 # What a type cannot say. AE titles: PS3.5 §6.2
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "archive.extended_tags": _check_extended_tags,
     "http.public_url": _check_url,
     "http.cors_origins": _check_origins,
     "http.trusted_proxies": _check_networks,

@@ -23,7 +23,7 @@ from storage.frames import frame_table
 from storage.index.base import Index
 from storage.keys import instance_key
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Receipt, Scope, Source
+from storage.model import Answer, Change, Document, Entry, Instance, Progress, Receipt, Scope, Source
 from storage.objects.base import ObjectStore
 from storage.spool import Spool
 from storage.stored import StoredDataSet
@@ -134,6 +134,14 @@ class Archive:
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """The change feed behind a sequence number (R11)."""
         return self._index.changes(after, limit)
+
+    def index_extended(self) -> Progress:
+        """Index some more of what extended attributes lack. See ``Index.index_extended``."""
+        return self._index.index_extended()
+
+    def incomplete(self) -> frozenset[str]:
+        """The tags of extended attributes that are not indexed throughout. See ``Index.incomplete``."""
+        return self._index.incomplete()
 
     def check(self) -> None:
         """Touch the index, for readiness. Raises StorageUnavailable."""

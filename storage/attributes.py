@@ -1,18 +1,21 @@
 """The table of indexed attributes: what the index keeps of an instance, what can be searched, what is returned.
 
-It is data (D10): doors, columns and the conformance statement are made from it. It parses nothing.
+It is data (D10): doors, columns and the conformance statement are made from it. It parses nothing. ``ATTRIBUTES`` is
+what every archive has; an operator can add to it, and ``table`` is what a process knows in all.
 PS3.18 Tables 10.6.1-5 and 10.6.3-3 to 10.6.3-5, PS3.4 §C.6.2.1
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 
 from storage.model import JsonElement, Level
+from storage.private import character_set_of, is_private, own_element
 
 
 class KeyType(enum.Enum):
@@ -38,7 +41,8 @@ class Attribute:
 
     keyword, tag: of PS3.6; for an element in a sequence both are paths joined by a dot. is_computed: maintained by
     the index, never read from a Data Set. is_identity: one of the UIDs of ``Instance``. is_inherited: returned at
-    the levels below its own, too.
+    the levels below its own, too. is_extended: a key by the operator's wish; it has rows of its own instead of a
+    column. creator: of a private one, who must have reserved its block; empty for whoever did.
     """
 
     keyword: str
@@ -50,10 +54,12 @@ class Attribute:
     is_computed: bool = False
     is_identity: bool = False
     is_inherited: bool = False
+    is_extended: bool = False
+    creator: str = ""
 
     @property
     def is_key(self) -> bool:
-        """Whether it can be searched, which is whether it has a column."""
+        """Whether it can be searched."""
         return self.key_type is not KeyType.NONE
 
     @property
@@ -262,9 +268,108 @@ ATTRIBUTES: tuple[Attribute, ...] = tuple(
     )
 )
 
-_BY_TAG = {attribute.tag: attribute for attribute in ATTRIBUTES}
-_BY_KEYWORD = {attribute.keyword: attribute for attribute in ATTRIBUTES}
-_BY_LEVEL = {level: tuple(a for a in ATTRIBUTES if a.level is level) for level in Level}
+
+# ---- the table of a process ----------------------------------------------------------------------------------------
+
+_EMPTY: tuple[JsonElement, ...] = (None, "", {})
+_Elements = Mapping[str, JsonElement]
+_Reading = Callable[[_Elements], JsonElement | None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """All that a process knows of attributes, ready to be looked up. Each is its own equal, and so a key of caches.
+
+    attributes: ascending by tag. extended: those that the operator has added. level_of_kept: level by tag of what is
+    kept of a Data Set. readings: how the element of a tag is taken from a Data Set where it is not kept as it is.
+    partial_sequences: those of which only keys are kept.
+    """
+
+    attributes: tuple[Attribute, ...]
+    extended: tuple[Attribute, ...]
+    by_tag: Mapping[str, Attribute]
+    by_keyword: Mapping[str, Attribute]
+    level_of_kept: Mapping[str, Level]
+    kept: frozenset[str]
+    readings: Mapping[str, _Reading]
+    partial_sequences: frozenset[str]
+
+
+_REQUEST_ATTRIBUTES_SEQUENCE = "00400275"
+_WHOLE_SEQUENCES = frozenset(a.tag for a in ATTRIBUTES if a.vr == "SQ" and a.tag != _REQUEST_ATTRIBUTES_SEQUENCE)
+
+
+def table_with(extended: Sequence[Attribute]) -> Table:
+    """The standard rows and these, which take the place of rows with the same tag.
+
+    The sequence that holds one of them is there to be returned, with the keys of its items only.
+    """
+    rows = {a.tag: a for a in ATTRIBUTES} | {a.tag: a for a in extended}
+    nested = [a for a in rows.values() if a.is_nested]
+    for one in nested:
+        keyword = one.keyword.partition(".")[0]
+        rows.setdefault(one.top_tag, Attribute(keyword, one.top_tag, "SQ", one.level, _ON_REQUEST))
+    attributes = tuple(rows[tag] for tag in sorted(rows))
+    level_of_kept = {a.tag: a.level for a in attributes if not (a.is_computed or a.is_identity or a.is_nested)}
+    readings: dict[str, _Reading] = {
+        a.tag: partial(_private_element, a) for a in extended if is_private(a.tag) and not a.is_nested
+    }
+    for top in sorted({a.top_tag for a in nested}):
+        keys = tuple(a for a in nested if a.top_tag == top)
+        if top not in _WHOLE_SEQUENCES or any(is_private(a.leaf_tag) for a in keys):
+            readings[top] = partial(_sequence, top, keys, is_whole=top in _WHOLE_SEQUENCES)
+    return Table(
+        attributes,
+        tuple(extended),
+        rows,
+        {a.keyword: a for a in attributes},
+        level_of_kept,
+        frozenset(level_of_kept),
+        readings,
+        frozenset(a.top_tag for a in nested) - _WHOLE_SEQUENCES,
+    )
+
+
+def _private_element(attribute: Attribute, data_set: _Elements) -> JsonElement | None:
+    return own_element(data_set, attribute.tag, attribute.vr, attribute.creator, character_set_of(data_set))
+
+
+def _sequence(top: str, keys: Sequence[Attribute], data_set: _Elements, *, is_whole: bool) -> JsonElement:
+    """The sequence with the keys of its items read by their VRs; whole, or with nothing else in its items."""
+    encodings = character_set_of(data_set)
+    items = []
+    for item in data_set[top].get("Value") or ():
+        if isinstance(item, dict):
+            own = {a.leaf_tag: own_element(item, a.leaf_tag, a.vr, a.creator, encodings) for a in keys}
+            rest = {tag: element for tag, element in item.items() if tag not in own} if is_whole else {}
+            items.append(rest | {tag: element for tag, element in own.items() if element is not None})
+    return {"vr": "SQ", "Value": items}
+
+
+_STANDARD = table_with(())
+
+
+class _Process:
+    """What this process has chosen, once, when it started."""
+
+    table = _STANDARD
+
+
+def table() -> Table:
+    """The table of this process."""
+    return _Process.table
+
+
+@contextlib.contextmanager
+def extended_by(extended: Sequence[Attribute]) -> Iterator[None]:
+    """Within it the table of this process has these attributes, too. Enter it before anything is stored or searched."""
+    before = _Process.table
+    _Process.table = table_with(extended) if extended else _STANDARD
+    try:
+        yield
+    finally:
+        _Process.table = before
+
 
 _TAG_OF_PART = {
     part: tag
@@ -276,12 +381,12 @@ _TAG = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 
 def by_tag(tag: str) -> Attribute | None:
     """The attribute of that tag: eight upper-case hex digits, or two tags joined by a dot."""
-    return _BY_TAG.get(tag)
+    return table().by_tag.get(tag)
 
 
 def by_keyword(keyword: str) -> Attribute | None:
     """The attribute of that keyword or path of keywords."""
-    return _BY_KEYWORD.get(keyword)
+    return table().by_keyword.get(keyword)
 
 
 def by_name(name: str) -> Attribute | None:
@@ -290,15 +395,12 @@ def by_name(name: str) -> Attribute | None:
     PS3.18 §8.3.4.1
     """
     parts = (part.upper() if _TAG.fullmatch(part) else _TAG_OF_PART.get(part, "") for part in name.split("."))
-    return _BY_TAG.get(".".join(parts))
+    return table().by_tag.get(".".join(parts))
 
 
 def by_level(level: Level) -> tuple[Attribute, ...]:
     """The attributes of exactly that level, ascending by tag."""
-    return _BY_LEVEL[level]
-
-
-_EMPTY: tuple[JsonElement, ...] = (None, "", {})
+    return tuple(attribute for attribute in table().attributes if attribute.level is level)
 
 
 def has_value(element: JsonElement | None) -> bool:
@@ -309,32 +411,17 @@ def has_value(element: JsonElement | None) -> bool:
     return any(value not in _EMPTY for value in values)
 
 
-_LEVEL_OF_KEPT: Mapping[str, Level] = MappingProxyType(
-    {a.tag: a.level for a in ATTRIBUTES if not (a.is_computed or a.is_identity or a.is_nested)}
-)
-_KEPT = frozenset(_LEVEL_OF_KEPT)
-_REQUEST_ITEM_TAGS = tuple(row[1][-8:] for row in _REQUEST_ATTRIBUTES)
-_REQUEST_ATTRIBUTES_SEQUENCE = "00400275"
-
-
 def level_attributes(dataset_json: Mapping[str, JsonElement]) -> Mapping[Level, Mapping[str, JsonElement]]:
     """What the index keeps of an instance, by level and tag, from its whole Data Set in the DICOM JSON Model.
 
     Elements without a value are left out, and so are values that are elsewhere (bulk data). The identity of the
     instance is not among them. Of a request's items only the keys stay. The elements are shared, not copied.
     """
+    known = table()
     kept: dict[Level, dict[str, JsonElement]] = {level: {} for level in Level}
-    for tag in sorted(_KEPT.intersection(dataset_json)):
-        element = dataset_json[tag]
+    for tag in sorted(known.kept.intersection(dataset_json)):
+        reading = known.readings.get(tag)
+        element = dataset_json[tag] if reading is None else reading(dataset_json)
         if has_value(element):
-            kept[_LEVEL_OF_KEPT[tag]][tag] = _request_keys(element) if tag == _REQUEST_ATTRIBUTES_SEQUENCE else element
+            kept[known.level_of_kept[tag]][tag] = element
     return kept
-
-
-def _request_keys(element: JsonElement) -> JsonElement:
-    items = [
-        {tag: item[tag] for tag in _REQUEST_ITEM_TAGS if tag in item}
-        for item in element["Value"]
-        if isinstance(item, dict)
-    ]
-    return {"vr": "SQ", "Value": items}

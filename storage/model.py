@@ -146,6 +146,25 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far extended attributes are indexed, in instances by their ids, which may have gaps.
+
+    count: instances of this step. is_contended: somebody else has got on meanwhile, or changed what was to be indexed;
+    nothing was written.
+    """
+
+    done: int
+    all: int
+    count: int = 0
+    is_contended: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left."""
+        return not self.is_contended and self.done >= self.all
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One match of a search, in the DICOM JSON Model.
 

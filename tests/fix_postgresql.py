@@ -151,7 +151,8 @@ def database_url(folder: Path) -> str:
         if name in _folders:
             with psycopg.connect(server.url(name), autocommit=True) as connection:
                 connection.execute(
-                    "TRUNCATE study, series, instance, document, rival, tombstone, change RESTART IDENTITY"
+                    "TRUNCATE study, series, instance, document, rival, tombstone, change, "
+                    "study_extended, series_extended, instance_extended, extended_tag RESTART IDENTITY"
                 )
         _folders[name] = folder
     return server.database(name)

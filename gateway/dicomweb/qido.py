@@ -23,7 +23,7 @@ from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, base_url, path_scope, 
 from gateway.http import http_settings, in_thread, session_of
 from gateway.session import Session
 from gateway.settings import HttpSettings
-from storage.attributes import Attribute, by_tag
+from storage.attributes import ATTRIBUTES, Attribute, by_tag, table
 from storage.dicomxml import native_model
 from storage.dictionary import keyword_path, tag_path
 from storage.errors import BadQuery
@@ -42,8 +42,8 @@ _OURS = frozenset((*_SWITCHES, "limit", "offset", "includefield", "accept"))
 
 RETRIEVE_URL, INSTANCE_AVAILABILITY = "00081190", "00080056"
 _ALWAYS_RETURNED = frozenset((RETRIEVE_URL, INSTANCE_AVAILABILITY))
-_ONLY_KEYS_KEPT = "00400275"
-"""Request Attributes Sequence, of which the index keeps the two keys only."""
+
+_STANDARD = frozenset(attribute.tag for attribute in ATTRIBUTES)
 
 _ALIASES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"PersonName": ("PatientName", "PersonName is read as PatientName")}
@@ -114,6 +114,10 @@ async def _search(request: Request, level: Level) -> Response:
     wanted = query.limit or 0
     asked = Query(level, query.matches, scope, query.include, query.fuzzy, wanted + 1 if wanted else 0, query.offset)
     written = await in_thread(_WRITERS[chosen.media_type], session_of(request), asked, wanted, base_url(request))
+    if lacking := _indexed_later(query):
+        lacking &= await in_thread(session_of(request).incomplete)
+    if lacking:
+        warnings = [*warnings, f"Still being indexed, and so not returned by every answer: {_keywords(lacking)}"]
     if written.has_more:
         warnings = [*warnings, "There are additional results that can be requested"]
     headers = {**PRIVATE, **NO_SNIFF}
@@ -131,6 +135,17 @@ class _Written:
     body: bytes
     has_more: bool
     content_type: str = ""
+
+
+def _indexed_later(query: Query) -> frozenset[str]:
+    """Tags of what is to be returned that the index does not have of instances stored before it was an extended tag."""
+    asked = {tag[:8] for tag in query.include} if query.include != "all" else None
+    return frozenset(
+        one.tag
+        for one in table().extended
+        if (one.top_tag not in _STANDARD or one.top_tag in table().partial_sequences)
+        and (one.level <= query.level if asked is None else one.top_tag in asked)
+    )
 
 
 def _json(session: Session, query: Query, wanted: int, base: str) -> _Written:
@@ -268,7 +283,7 @@ def _sequence_of(path: str) -> Attribute | None:
     """The sequence that holds what a path names, where it is kept whole: it is returned whole."""
     top, _, rest = path.partition(".")
     found = by_tag(top)
-    return found if rest and found and found.vr == "SQ" and top != _ONLY_KEYS_KEPT else None
+    return found if rest and found and found.vr == "SQ" and top not in table().partial_sequences else None
 
 
 def _key(reading: _Reading, name: str, value: str) -> None:

@@ -6,7 +6,7 @@ Identifiers are in the DICOM JSON Model here; their bytes are the matter of ``id
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.dimse import identifier
 from gateway.dimse.models import LEVEL_NAMES, UNIQUE_KEYS, Extended, Model
@@ -14,7 +14,9 @@ from storage.attributes import Attribute, by_tag
 from storage.errors import BadQuery
 from storage.matching import MAXIMUM_MATCHES, Match, MatchKind, Query
 from storage.model import Answer, JsonElement, Level, Scope
+from storage.private import character_set_of, creator_tag, is_private, text_of, with_vr
 from storage.uids import is_uid
+from storage.values import Encodings
 
 QUERY_LEVEL = "00080052"
 _RETRIEVE_AE_TITLE = "00080054"
@@ -40,7 +42,7 @@ class Asked:
     """An Identifier, understood.
 
     keys: what to return, by tag. is_complete: false when some key is not in the table, cannot be matched, or is of
-    no use at this level, which the peer is told by FF01.
+    no use at this level, which the peer is told by FF01. creators: of the blocks of private keys, to be said again.
     """
 
     query: Query
@@ -48,6 +50,7 @@ class Asked:
     keys: Mapping[str, Key]
     character_set: str
     is_complete: bool
+    creators: Mapping[str, JsonElement] = field(default_factory=dict)
 
 
 def read_query(
@@ -55,9 +58,10 @@ def read_query(
 ) -> Asked:
     """What an Identifier asks for in an information model. Raises BadQuery, naming the tag at fault.
 
-    Group lengths, private attributes and keys below the level are ignored. Without relational queries the unique
-    keys above the level must be single values. Times are compared as they are written, whatever time zone the query
-    names (CF1, CF2, CF11, CF12). PS3.4 §C.4.1.1.3.1, §C.4.1.2.1
+    Group lengths, private attributes that are no extended ones of their creator, and keys below the level are ignored.
+    A value of unknown VR, which private keys have in implicit VR, is read by the VR of the extended tag. Without
+    relational queries the unique keys above the level must be single values. Times are compared as they are written,
+    whatever time zone the query names (CF1, CF2, CF11, CF12). PS3.4 §C.4.1.1.3.1, §C.4.1.2.1
     """
     extended = extended or Extended()
     level_name = identifier.text(elements.get(QUERY_LEVEL, {})).strip()
@@ -71,10 +75,11 @@ def read_query(
     keys: dict[str, Key] = {}
     matches: list[Match] = []
     is_complete = True
-    for tag, element in elements.items():
-        if tag in _NO_KEYS:
+    creators = _creators(elements)
+    for tag in elements:
+        if tag in _NO_KEYS or tag in creators:
             continue
-        pairs = () if tag.endswith(_GROUP_LENGTH) else tuple(_attributes(tag, element, level))
+        pairs = () if tag.endswith(_GROUP_LENGTH) else tuple(_attributes(tag, elements, level))
         found = [pair for pair in pairs if pair is not None]
         is_complete = is_complete and len(found) == len(pairs) > 0
         if not found:
@@ -90,33 +95,54 @@ def read_query(
         raise BadQuery("The Identifier has too many keys", tag=narrowing[MAXIMUM_MATCHES].attribute.tag)
     query = Query(level, narrowing, scope, frozenset(keys), fuzzy=extended.is_fuzzy)
     character_set = identifier.text(elements.get(identifier.SPECIFIC_CHARACTER_SET, {}))
-    return Asked(query, level_name, keys, character_set, is_complete)
+    return Asked(query, level_name, keys, character_set, is_complete, creators)
 
 
 def _match(attribute: Attribute, value: str, extended: Extended) -> Match:
     return Match.of(attribute, value, empty=extended.has_empty_values, multiple=extended.has_multiple_values)
 
 
-def _attributes(tag: str, element: JsonElement, level: Level) -> Iterator[tuple[Attribute, str] | None]:
+def _attributes(tag: str, elements: Mapping[str, JsonElement], level: Level) -> Iterator[tuple[Attribute, str] | None]:
     """The attributes of the table that a key names, each with the text to match; None for one that is not there."""
-    attribute = by_tag(tag)
-    if attribute is None or attribute.level > level:
+    attribute, element = by_tag(tag), elements[tag]
+    if attribute is None or attribute.level > level or _is_of_another(attribute, elements):
         yield None
         return
     items = list(element.get("Value") or ()) if element["vr"] == "SQ" else []
     if len(items) > 1:
         raise BadQuery("A sequence key has more than one item", tag=tag)
+    encodings = character_set_of(elements)
     if not any(items):
-        yield attribute, _text(attribute, element)
+        yield attribute, _text(attribute, element, encodings)
         return
     for inner, value in items[0].items():
         nested = by_tag(f"{tag}.{inner}")
-        yield None if nested is None else (nested, _text(nested, value))
+        yield None if nested is None else (nested, _text(nested, value, encodings))
 
 
-def _text(attribute: Attribute, element: JsonElement) -> str:
+def _is_of_another(attribute: Attribute, elements: Mapping[str, JsonElement]) -> bool:
+    """Whether the Identifier says of a private key that it is another creator's. PS3.5 §7.8.1"""
+    said = text_of(elements.get(creator_tag(attribute.tag))) if attribute.creator else ""
+    return said not in ("", attribute.creator)
+
+
+def _creators(elements: Mapping[str, JsonElement]) -> Mapping[str, JsonElement]:
+    """The elements that say whose the private keys are, by tag, as answers have them."""
+    found: dict[str, JsonElement] = {}
+    for attribute in filter(None, map(by_tag, elements)):
+        tag = creator_tag(attribute.tag)
+        is_wanted = attribute.is_extended and is_private(attribute.tag) and tag in elements and by_tag(tag) is None
+        if is_wanted and not _is_of_another(attribute, elements):
+            name = text_of(elements[tag]) or attribute.creator
+            found[tag] = {"vr": "LO", "Value": [name]} if name else {"vr": "LO"}
+    return found
+
+
+def _text(attribute: Attribute, element: JsonElement, encodings: Encodings) -> str:
     if "BulkDataURI" in element:
         raise BadQuery("The value of a key is too long", tag=attribute.tag)
+    if attribute.is_extended:
+        element = with_vr(element, attribute.vr, encodings)
     if "InlineBinary" in element:
         raise BadQuery("The value of a key is malformed", tag=attribute.tag)
     return identifier.text(element)
@@ -166,6 +192,7 @@ def answer_elements(asked: Asked, answer: Answer, ae_title: str) -> dict[str, Js
     }
     if _TIMEZONE_OFFSET in answer.attributes:
         elements[_TIMEZONE_OFFSET] = answer.attributes[_TIMEZONE_OFFSET]
+    elements.update(asked.creators)
     for tag, key in asked.keys.items():
         element = answer.attributes.get(tag, {"vr": key.vr})
         elements[tag] = _with_items(element, key.item_tags) if key.item_tags else element

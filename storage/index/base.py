@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Receipt, Scope
+from storage.model import Answer, Change, Document, Entry, Instance, Progress, Receipt, Scope
 
 
 class Index(Protocol):
@@ -65,6 +65,18 @@ class Index(Protocol):
 
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """Changes with a sequence greater than ``after``, ascending (R11)."""
+        ...
+
+    def index_extended(self) -> Progress:
+        """Index the next instances for extended attributes that do not have them yet, in one durable transaction.
+
+        Until nothing is left, a search by such an attribute raises BadQuery. Any number of processes may call it, and
+        be killed at any moment. Raises CorruptObject for an instance whose metadata cannot be read.
+        """
+        ...
+
+    def incomplete(self) -> frozenset[str]:
+        """The tags of extended attributes that are not indexed throughout, and so not returned by every answer."""
         ...
 
     def close(self) -> None:

@@ -7,13 +7,13 @@ parent however many instances came. It runs statements on the connection it is g
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
-from storage.attributes import Attribute, by_keyword
+from storage.attributes import Attribute, by_keyword, table
 from storage.forms import search_forms
 from storage.index.columns import (
     date_order,
@@ -25,6 +25,7 @@ from storage.index.columns import (
     unpack,
 )
 from storage.index.engine import Connection
+from storage.index.extended import advance, fall_back, insert_rows, of_table, places, replace_rows
 from storage.index.fragments import attributes_text, read_attributes
 from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
 from storage.model import Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
@@ -160,12 +161,15 @@ def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
 
 def refill(connection: Connection) -> None:
     """Work out anew the columns of studies and series that follow from the attributes they keep, in a transaction."""
-    for table, update, values in (("study", _UPDATE_STUDY, study_values), ("series", _UPDATE_SERIES, series_values)):
+    for name, update, values in (("study", _UPDATE_STUDY, study_values), ("series", _UPDATE_SERIES, series_values)):
         last = 0
-        text = f"SELECT id, attributes FROM {table} WHERE id > ? ORDER BY id LIMIT {_REFILLED_AT_ONCE}"  # noqa: S608 - constant names
+        text = f"SELECT id, attributes FROM {name} WHERE id > ? ORDER BY id LIMIT {_REFILLED_AT_ONCE}"  # noqa: S608 - constant names
         while rows := connection.execute(text, (last,)).fetchall():
             connection.executemany(update, [(*values(read_attributes(kept)), row_id) for row_id, kept in rows])
             last = rows[-1][0]
+
+
+_Result = TypeVar("_Result")
 
 
 # ---- the batch -----------------------------------------------------------------------------------------------------
@@ -204,12 +208,20 @@ class Batch:
         self._studies: dict[str, _Study] = {}
         self._series: dict[tuple[int, str], _Series] = {}
         self._gains: dict[int, _Gain] = {}
+        self._extended: Sequence[Attribute] | None = None if table().extended else ()
+        self._first_id = 0
         self._now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
 
     def forget(self) -> None:
         """Drop what is known of parents: an act that may have made one was undone."""
         self._studies.clear()
         self._series.clear()
+
+    def apart(self, act: Callable[[Connection], _Result]) -> _Result:
+        """Run an act that may change what is known of parents."""
+        result = act(self._connection)
+        self.forget()
+        return result
 
     # -- store
 
@@ -230,6 +242,9 @@ class Batch:
             "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?)",
             (row_id, row.entry.metadata, row.entry.frame_table, row.bulk),
         )
+        if self._extended != ():
+            self._extend(Level.INSTANCE, row_id, row.entry.attributes.get(Level.INSTANCE, {}))
+            self._first_id = min(self._first_id or row_id, row_id)
         self._note(STORED, instance.scope)
         self._gain(study, series, instance, is_new_series=is_new_series)
         return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
@@ -252,6 +267,19 @@ class Batch:
         (row_id,) = self._connection.execute(text, values).fetchone()
         return int(row_id)
 
+    def _extend(
+        self, level: Level, owner: int, elements: Mapping[str, JsonElement], gained: Collection[str] | None = None
+    ) -> None:
+        """Write the rows of extended attributes of a new study, series or instance, or of tags that one gained."""
+        if self._extended is None:
+            self._extended = tuple(places(self._connection))
+        attributes = of_table(self._extended, level)
+        if gained is None:
+            insert_rows(self._connection, level, owner, elements, attributes)
+        else:
+            attributes = [one for one in attributes if one.top_tag in gained]
+            replace_rows(self._connection, level, owner, elements, attributes)
+
     def _received(self, source: Source) -> tuple[str, ...]:
         return (self._now, self._now, source.door, source.calling_ae, source.address)
 
@@ -262,12 +290,16 @@ class Batch:
             if found is None:
                 study_id = self._insert(_INSERT_STUDY, (uid, *study_values(attributes)))
                 study = self._studies[uid] = _Study(study_id, attributes)
+                if self._extended != ():
+                    self._extend(Level.STUDY, study_id, attributes)
                 return study, True
             study_id, text, modalities, sop_classes = found
             study = self._studies[uid] = _Study(study_id, read_attributes(text), modalities, sop_classes)
-        if attributes.keys() - study.attributes.keys():
+        if gained := attributes.keys() - study.attributes.keys():
             study.attributes = {**attributes, **study.attributes}
             self._connection.execute(_UPDATE_STUDY, (*study_values(study.attributes), study.id))
+            if self._extended != ():
+                self._extend(Level.STUDY, study.id, study.attributes, gained)
         return study, False
 
     def _series_of(self, study: _Study, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Series, bool]:
@@ -277,11 +309,15 @@ class Batch:
             if found is None:
                 series_id = self._insert(_INSERT_SERIES, (study.id, uid, *series_values(attributes)))
                 series = self._series[study.id, uid] = _Series(series_id, attributes)
+                if self._extended != ():
+                    self._extend(Level.SERIES, series_id, attributes)
                 return series, True
             series = self._series[study.id, uid] = _Series(found[0], read_attributes(found[1]))
-        if attributes.keys() - series.attributes.keys():
+        if gained := attributes.keys() - series.attributes.keys():
             series.attributes = {**attributes, **series.attributes}
             self._connection.execute(_UPDATE_SERIES, (*series_values(series.attributes), series.id))
+            if self._extended != ():
+                self._extend(Level.SERIES, series.id, series.attributes, gained)
         return series, False
 
     def _note(self, kind: str, scope: Scope) -> None:
@@ -300,7 +336,9 @@ class Batch:
         gain.modalities.update(modalities)
 
     def settle(self) -> None:
-        """Tell parents what they gained."""
+        """Tell parents what they gained, and extended attributes how far they go."""
+        if self._extended and self._first_id:
+            advance(self._connection, self._extended, self._first_id)
         for study_id, gain in self._gains.items():
             self._connection.executemany(
                 "UPDATE series SET number_of_series_related_instances = number_of_series_related_instances + ? "
@@ -336,6 +374,7 @@ class Batch:
         for study_id, study_uid in studies:
             emptied = sorted({(row[-2], row[1]) for row in rows if row[-1] == study_id})
             self._remove_empty_parents(study_id, study_uid, emptied)
+        fall_back(self._connection)
         self._note(DELETED, scope)
         self.forget()
         for study_id, _ in studies:

@@ -44,7 +44,7 @@ class Dialect(Protocol):
         ...
 
     def items(self, column: str, alias: str) -> str:
-        """The values of a column that holds several, as rows with ``key`` and ``value``; none for any other."""
+        """The values of a column that holds several, as rows with ``key``, from 0, and ``value``; none for others."""
         ...
 
     def fits(self, expression: str, pattern: str) -> Statement:
@@ -158,7 +158,7 @@ class Postgresql:
         """See ``Dialect.items``. Values compare by code point, as columns do."""
         each = f"jsonb_array_elements_text(CASE WHEN {column} < ' ' THEN substr({column}, 2)::jsonb END)"
         return (
-            f'(SELECT each.key, each.value COLLATE "C" AS value '  # noqa: S608 - constant names
+            f'(SELECT each.key - 1 AS key, each.value COLLATE "C" AS value '  # noqa: S608 - constant names
             f"FROM {each} WITH ORDINALITY AS each (value, key)) AS {alias}"
         )
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from storage.attributes import Attribute, by_keyword
 from storage.index.columns import columns, words_column
+from storage.index.conditions import column_of, equal_to, extended_table, several_condition
 from storage.index.dialect import Dialect, Statement
-from storage.index.sql import column_of, date_range, equal_to, several_condition
-from storage.matching import Exactly, Like, Match, MatchKind, Query, Term
+from storage.index.sql import date_range
+from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Term
 from storage.model import Level
 
 MOST_IDS = 1000
@@ -104,6 +105,7 @@ def probes_of(query: Query, dialect: Dialect) -> Sequence[Probe]:
     for match in query.conditions():
         if match.attribute is _STUDY_DATE:
             found += _of_dates(match, level, dialect)
+        found += _of_extended(match, level, dialect)
         for alternatives in _columns_of(match):
             arms = [_arms(column, level, dialect) for column in alternatives]
             if all(arms):
@@ -137,7 +139,7 @@ def _of_words(query: Query, dialect: Dialect) -> list[Probe]:
     """Names by all of their words at once: each alone may be a common one."""
     asked: dict[Attribute, list[str]] = {}
     for match in query.conditions():
-        if match.kind is MatchKind.WORDS:
+        if match.kind is MatchKind.WORDS and not match.attribute.is_extended:
             patterns = [term.pattern for term in match.terms[0] if isinstance(term, Like)]
             asked.setdefault(match.attribute, []).extend(patterns)
     found = []
@@ -152,7 +154,7 @@ def _of_words(query: Query, dialect: Dialect) -> list[Probe]:
 def _columns_of(match: Match) -> Sequence[Sequence[_Column]]:
     """The ways to find what matches: of each, some column of it must fit."""
     attribute = match.attribute
-    if match.kind in (MatchKind.EMPTY, MatchKind.WORDS):
+    if attribute.is_extended or match.kind in (MatchKind.EMPTY, MatchKind.WORDS):
         return ()
     owner = max(attribute.level, Level.STUDY)
     if attribute is _MODALITIES_IN_STUDY and _MODALITY is not None:
@@ -222,6 +224,36 @@ def _of_dates(match: Match, level: Level, dialect: Dialect) -> Sequence[Probe]:
     text, parameters = condition
     within = (f"SELECT study.id AS id FROM study WHERE {text}", parameters)  # noqa: S608 - constant names
     return [_probe("study", [(Rank.DATES, within), (Rank.DATES, _nested(outliers))])]
+
+
+def _of_extended(match: Match, level: Level, dialect: Dialect) -> Sequence[Probe]:
+    """By the index of the values of extended attributes as they sort; none for a pattern that begins with a wildcard.
+
+    Of a name in several component groups by the first one that is given.
+    """
+    attribute = match.attribute
+    if not attribute.is_extended or match.kind in (MatchKind.EMPTY, MatchKind.WORDS):
+        return ()
+    place = dialect.probed("held.value")
+    conditions: list[_Arm] = []
+    for term in next(terms for terms in match.terms if terms):
+        if isinstance(term, Exactly):
+            conditions.append((Rank.EQUAL, equal_to(place, [dialect.probe_value(term.text)], dialect)))
+            continue
+        if isinstance(term, Between):
+            within, limits = f"{place} BETWEEN ? AND ?", [term.low, term.high]
+        else:
+            within, limits = f"{place} >= ? AND {place} < ?", list(_limits(dialect.probe_value(_prefix(term.pattern))))
+        if not all(limits):
+            return ()
+        conditions.append((Rank.PREFIX, (within, [dialect.probe_value(limit) for limit in limits])))
+    table = _TABLES[max(attribute.level, Level.STUDY)]
+    owner = min(max(attribute.level, Level.STUDY), level)
+    name, tables = _IDS[table, owner]
+    rows = f"{extended_table(attribute)} AS held CROSS JOIN {tables}"
+    text = f"SELECT DISTINCT {name} AS id FROM {rows} WHERE {table}.id = held.owner AND held.tag = ? AND "  # noqa: S608 - constant names
+    arms = [(rank, (text + condition, [attribute.tag, *values])) for rank, (condition, values) in conditions]
+    return [_probe(_TABLES[owner], arms)]
 
 
 def _nested(statement: Statement) -> Statement:

@@ -10,13 +10,16 @@ from typing import Any
 
 import orjson
 
+from storage.attributes import table
 from storage.index import probes
 from storage.index.batch import Batch, row_of
 from storage.index.committer import Committer
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
+from storage.index.extended import incomplete, places, refuse_incomplete, register
 from storage.index.fragments import texts_of
 from storage.index.probes import outliers_of, probes_of
+from storage.index.reindex import read_chunk, write_chunk
 from storage.index.sql import (
     INSTANCE_COLUMNS,
     INSTANCE_TABLES,
@@ -29,7 +32,7 @@ from storage.index.sql import (
     search_statement,
 )
 from storage.matching import Query
-from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, Level, Receipt, Scope
+from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, Level, Progress, Receipt, Scope
 
 DOCUMENTS_AT_ONCE = 64
 
@@ -57,6 +60,19 @@ class RelationalIndex:
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
         self._engine = engine
         self._committer = Committer(engine, Batch, capacity=queue_capacity)
+        try:
+            self._register()
+        except BaseException:
+            self.close()
+            raise
+
+    def _register(self) -> None:
+        """Announce extended attributes that are new."""
+        if table().extended:
+            with self._engine.reading() as connection:
+                is_known = len(places(connection)) == len(table().extended)
+            if not is_known:
+                self._committer.run(lambda batch: batch.apart(register))
 
     def add(self, entry: Entry) -> Receipt:
         """See ``Index.add``."""
@@ -86,6 +102,7 @@ class RelationalIndex:
         """The rows of a search: some probes, and one statement."""
         dialect = self._engine.dialect
         with self._engine.reading() as connection:
+            refuse_incomplete(connection, query.conditions())
             lead = _lead(connection, query, dialect)
             if lead is not None and not lead.ids:
                 return []
@@ -152,6 +169,22 @@ class RelationalIndex:
         """See ``Index.changes``."""
         rows = self._rows(_CHANGES, (after, limit))
         return [Change(sequence, kind, Scope(*uids), changed_at) for sequence, kind, *uids, changed_at in rows]
+
+    def index_extended(self) -> Progress:
+        """See ``Index.index_extended``."""
+        with self._engine.reading() as connection:
+            chunk = read_chunk(connection)
+        if chunk is None:
+            return Progress(0, 0)
+        is_written = self._committer.run(lambda batch: batch.apart(lambda writer: write_chunk(writer, chunk)))
+        if not is_written:
+            return Progress(chunk.start, chunk.last, is_contended=True)
+        return Progress(chunk.end, chunk.last, len(chunk.found))
+
+    def incomplete(self) -> frozenset[str]:
+        """See ``Index.incomplete``."""
+        with self._engine.reading() as connection:
+            return frozenset(one.tag for one in incomplete(connection, table().extended))
 
     def close(self) -> None:
         """See ``Index.close``."""

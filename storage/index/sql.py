@@ -17,15 +17,15 @@ from typing import Any, Literal
 
 import orjson
 
-from storage.attributes import ATTRIBUTES, Attribute, Returned, by_keyword, by_tag
+from storage.attributes import Attribute, Returned, Table, by_keyword, by_tag, table
 from storage.dicomjson import unpack_metadata
-from storage.index.columns import columns, unpack, words_column
+from storage.index.columns import unpack
+from storage.index.conditions import joined, match_condition, same_items
 from storage.index.dialect import Dialect, Statement
-from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Term
+from storage.matching import Between, Like, Match, MatchKind, Query
 from storage.model import Answer, JsonElement, Level, Scope
 from storage.uids import is_uid
 
-_TABLES = {Level.PATIENT: "study", Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
 _SERIES_OF_STUDY = "series.study = study.id"
 _INSTANCE_OF_SERIES = "instance.series = series.id"
 JOINS = {
@@ -65,8 +65,6 @@ _LINKS = {
 _STUDY_DATE = by_keyword("StudyDate")
 _AFTER_DIGITS = "~"
 _FIRST_DATE = "00000001"
-_MOST_WRITTEN = 4
-"""Patterns, and pairs of limits, that a statement has one by one."""
 
 # A study without a Patient ID says nothing about whose it is, so it is a patient of its own.
 _LATEST_OF_PATIENT = """NOT EXISTS (
@@ -125,11 +123,13 @@ def plan_of(query: Query) -> Plan:
     scope = query.scope or Scope("")
     include = query.include if query.include == "all" else frozenset(query.include)
     matched = frozenset(match.attribute.tag for match in query.matches)
-    return _plan(query.level, include, matched, bool(scope.study_instance_uid), bool(scope.series_instance_uid))
+    is_named = bool(scope.study_instance_uid), bool(scope.series_instance_uid)
+    return _plan(table(), query.level, include, matched, *is_named)
 
 
 @lru_cache(maxsize=512)
 def _plan(
+    known: Table,
     level: Level,
     include: frozenset[str] | Literal["all"],
     matched: frozenset[str],
@@ -151,7 +151,7 @@ def _plan(
         is_default = attribute.returned is not Returned.ON_REQUEST
         return is_default and (attribute.level in default_levels or attribute.is_inherited)
 
-    returned = [attribute for attribute in ATTRIBUTES if is_returned(attribute)]
+    returned = [attribute for attribute in known.attributes if is_returned(attribute)]
     elements: list[tuple[str, Level, JsonElement | None]] = [
         (a.tag, max(a.level, Level.STUDY), {"vr": a.vr} if _is_always_there(a, asked) else None) for a in returned
     ]
@@ -161,7 +161,8 @@ def _plan(
     sources = {source for tag, source, _ in elements if tag not in _IDENTITY_TAGS}
     ordered = tuple(sorted(elements, key=lambda element: element[0]))
     is_plain = include == frozenset() and not matched
-    is_default = is_plain or ordered == _plan(level, frozenset(), frozenset(), is_study_named, is_series_named).elements
+    is_named = is_study_named, is_series_named
+    is_default = is_plain or ordered == _plan(known, level, frozenset(), frozenset(), *is_named).elements
     of_document = _of_document(level, include)
     is_default = is_default and level > Level.PATIENT and not of_document
     return Plan(level, ordered, _selected(level, sources, of_document), default_levels, is_default, of_document)
@@ -174,7 +175,6 @@ def _of_document(level: Level, include: frozenset[str] | Literal["all"]) -> froz
     return frozenset(tag for tag in include if by_tag(tag) is None)
 
 
-_KNOWN_TAGS = frozenset(attribute.tag for attribute in ATTRIBUTES)
 _IDENTITY_TAGS = frozenset(("0020000D", "0020000E", "00080018"))
 
 
@@ -223,8 +223,8 @@ def _with_document(
 ) -> dict[str, JsonElement]:
     """The elements with those of the metadata that rows do not keep, but for values that are elsewhere; ascending."""
     document = orjson.loads(unpack_metadata(packed, ""))
-    tags = document.keys() - _KNOWN_TAGS if wanted == "all" else wanted & document.keys()
-    found = {tag: document[tag] for tag in tags if "BulkDataURI" not in document[tag]}
+    tags = document.keys() if wanted == "all" else wanted & document.keys()
+    found = {tag: document[tag] for tag in tags if by_tag(tag) is None and "BulkDataURI" not in document[tag]}
     return dict(sorted({**found, **elements}.items()))
 
 
@@ -419,114 +419,20 @@ def _condition(query: Query, dialect: Dialect, without: Match | None = None) -> 
     own_level = max(query.level, Level.STUDY)
     here = [match for match in matches if match.attribute.level <= own_level]
     below = [match for match in matches if match.attribute.level > own_level]
-    parts = [scope_condition(query.scope), *(_match(match, dialect) for match in here), *_same_items(here, dialect)]
+    parts = [scope_condition(query.scope), *_all_of(here, dialect)]
     if below:
         parts.append(_exists_below(own_level, below, dialect))
     return joined(parts, " AND ")
+
+
+def _all_of(matches: Sequence[Match], dialect: Dialect) -> list[Statement]:
+    return [*(match_condition(match, dialect) for match in matches), *same_items(matches, dialect)]
 
 
 def _exists_below(level: Level, matches: Sequence[Match], dialect: Dialect) -> Statement:
     deepest = max(match.attribute.level for match in matches)
     tables = ["series", "instance"][level - Level.STUDY : deepest - Level.STUDY]
     links = [_SERIES_OF_STUDY, _INSTANCE_OF_SERIES][level - Level.STUDY : deepest - Level.STUDY]
-    parts = [*(_match(match, dialect) for match in matches), *_same_items(matches, dialect)]
-    condition, parameters = joined(parts, " AND ")
+    condition, parameters = joined(_all_of(matches, dialect), " AND ")
     text = f"EXISTS (SELECT 1 FROM {', '.join(tables)} WHERE {' AND '.join(links)} AND {condition})"  # noqa: S608 - constants of this module
     return text, parameters
-
-
-def joined(parts: Iterable[Statement], by: str) -> Statement:
-    """Conditions as one."""
-    texts, parameters = [], []
-    for text, values in parts:
-        texts.append(text)
-        parameters += values
-    return "(" + by.join(texts) + ")", parameters
-
-
-def column_of(attribute: Attribute, column: str) -> str:
-    """A column with its table."""
-    return f"{_TABLES[attribute.level]}.{column}"
-
-
-def _match(match: Match, dialect: Dialect) -> Statement:
-    """One match as a filter on its columns."""
-    attribute = match.attribute
-    if match.kind is MatchKind.WORDS:
-        return _value_condition(
-            dialect.filtered(column_of(attribute, words_column(attribute))), match.terms[0], dialect
-        )
-    names = [column_of(attribute, column) for column in columns(attribute)]
-    if match.kind is MatchKind.EMPTY:
-        return "(" + " AND ".join(f"{dialect.filtered(name)} IS NULL" for name in names) + ")", []
-    if attribute.vr == "IS" and attribute.is_computed:
-        return _value_condition(f"CAST({names[0]} AS TEXT)", match.terms[0], dialect)
-    if attribute.is_identity:
-        return _value_condition(dialect.filtered(names[0]), match.terms[0], dialect)
-    if len(match.terms) == 1:
-        return joined([_column_condition(name, match.terms[0], dialect) for name in names], " OR ")
-    given = [(name, terms) for name, terms in zip(names, match.terms, strict=True) if terms]
-    return joined([_column_condition(name, terms, dialect) for name, terms in given], " AND ")
-
-
-def _column_condition(column: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """Any value of a column fits any term: its single one, or one of several."""
-    place = dialect.filtered(column)
-    single, parameters = _value_condition(place, terms, dialect)
-    several, several_parameters = several_condition(column, place, terms, dialect)
-    return f"(({place} > ' ' AND {single}) OR ({several}))", parameters + several_parameters
-
-
-def several_condition(column: str, place: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """A column holds several values, of which one fits a term. place: the column as a filter or a probe has it."""
-    each, parameters = _value_condition("item.value", terms, dialect)
-    text = f"{place} < ' ' AND EXISTS (SELECT 1 FROM {dialect.items(column, 'item')} WHERE {each})"  # noqa: S608 - constant column names
-    return text, parameters
-
-
-def _same_items(matches: Sequence[Match], dialect: Dialect) -> list[Statement]:
-    """Keys of one sequence must be fulfilled by the same item of it. PS3.4 §C.2.2.2.6
-
-    Columns of the same sequence hold a place for each item when there are several; with one item, or none, the
-    conditions on each column already say it.
-    """
-    nested = [match for match in matches if match.attribute.is_nested and match.kind is not MatchKind.EMPTY]
-    sequences = {match.attribute.top_tag for match in nested}
-    groups = [[match for match in nested if match.attribute.top_tag == tag] for tag in sorted(sequences)]
-    return [_same_item(group, dialect) for group in groups if len(group) > 1]
-
-
-def _same_item(matches: Sequence[Match], dialect: Dialect) -> Statement:
-    names = [column_of(match.attribute, match.attribute.column) for match in matches]
-    places = [f"place_{number}" for number in range(len(matches))]
-    tables = ", ".join(dialect.items(name, place) for name, place in zip(names, places, strict=True))
-    links: list[Statement] = [(f"{place}.key = {places[0]}.key", []) for place in places[1:]]
-    conditions: list[Statement] = [
-        _value_condition(f"{place}.value", match.terms[0], dialect)
-        for place, match in zip(places, matches, strict=True)
-    ]
-    condition, parameters = joined([*links, *conditions], " AND ")
-    text = f"({names[0]} > ' ' OR EXISTS (SELECT 1 FROM {tables} WHERE {condition}))"  # noqa: S608 - constant column names
-    return text, parameters
-
-
-def _value_condition(expression: str, terms: Sequence[Term], dialect: Dialect) -> Statement:
-    """Any of the terms holds for one value. A long list is bound as one value: statements stay short, and few."""
-    parts: list[Statement] = []
-    if exact := [term.text for term in terms if isinstance(term, Exactly)]:
-        parts.append(equal_to(expression, exact, dialect))
-    if patterns := [term.pattern for term in terms if isinstance(term, Like)]:
-        few = len(patterns) <= _MOST_WRITTEN
-        parts += (
-            [dialect.fits(expression, one) for one in patterns] if few else [dialect.fits_any(expression, patterns)]
-        )
-    if limits := [(term.low, term.high) for term in terms if isinstance(term, Between)]:
-        few = len(limits) <= _MOST_WRITTEN
-        one_by_one: list[Statement] = [(f"{expression} BETWEEN ? AND ?", list(pair)) for pair in limits]
-        parts += one_by_one if few else [dialect.within_any(expression, limits)]
-    return joined(parts, " OR ")
-
-
-def equal_to(expression: str, values: Sequence[str], dialect: Dialect) -> Statement:
-    """It is one of the values."""
-    return (f"{expression} = ?", list(values)) if len(values) == 1 else dialect.equals_any(expression, values)

@@ -93,6 +93,8 @@ def test_variables_that_kubernetes_makes_for_a_service_called_gateway_are_not_ou
         ("dimse.ae_title", "A\\B", "is not an AE title"),
         ("logs.level", "LOUD", "is not one of"),
         ("archive.data", "", "is not a path"),
+        ("archive.extended_tags", "KVP,Nonsense", "holds 'Nonsense': it is not NAME"),
+        ("archive.extended_tags", ["00191008"], "holds '00191008': the dictionary has no VR"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_with_its_name_and_origin(path, raw, phrase):

@@ -18,11 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from storage.attributes import by_tag, extended_by
 from storage.errors import Overloaded, StorageUnavailable
+from storage.extended import read_extended
 from storage.index import open_index
 from storage.index.sqlite import Error, SqliteIndex, connect, connection_class
-from storage.matching import Query
+from storage.matching import Match, Query
 from storage.model import Level, Outcome
+from tests.contracts.extended import held, stored
 from tests.fix_index import JPEG_2000, entries, entry, study_scope, uid
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +166,59 @@ def test_whichever_statement_fails_the_state_is_old_or_new_and_a_retry_succeeds(
             assert state(index, path) == new
             assert_whole(index, path)
     pytest.fail("the act never ran to its end")
+
+
+EXTENDED_ACTS = {
+    "index": lambda index: index.index_extended(),
+    "store": lambda index: index.add(stored(1, 1, 4, json=held("00191008", "B") | held("0019100F", "C"))),
+    "delete": lambda index: index.delete(stored(2, 2, 3).instance.scope),
+}
+TAGS = ("00191008:LO@instance", "0019100F:LO@study")
+
+
+def extended_state(path: Path) -> list:
+    tables = ("study_extended", "instance_extended", "extended_tag")
+    return [sorted(rows(path, f"SELECT * FROM {table}")) for table in tables]
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["before it runs", "after it ran"])
+@pytest.mark.parametrize("name", EXTENDED_ACTS)
+def test_whichever_statement_fails_extended_rows_and_how_far_they_go_belong_together(tmp_path, name, is_late):
+    before = [stored(1, 1, 1), stored(1, 1, 2, json=held("00191008", "A")), stored(2, 2, 3, json=held("0019100F", "C"))]
+    for number in range(1, 200):
+        path = tmp_path / f"{number}.sqlite"
+        plan = Plan()
+        with contextlib.closing(open_index(path)) as index:
+            for one in before:
+                index.add(one)
+        with (
+            extended_by(read_extended(TAGS)),
+            contextlib.closing(SqliteIndex(path, open_connection=failing(plan))) as index,
+        ):
+            if name != "index":
+                index.index_extended()
+            old = extended_state(path)
+            plan.arm(number, is_late=is_late)
+            with contextlib.suppress(StorageUnavailable):
+                EXTENDED_ACTS[name](index)
+            is_over = not plan.is_spent
+            plan.arm(0)
+            new = extended_state(path)
+            if not is_over and not is_late:
+                assert new == old
+            while not index.index_extended().is_complete:
+                pass
+            EXTENDED_ACTS[name](index)
+            found = [len(index.search(Query(Level.INSTANCE, (Match.of(by_tag(tag), text),)))) for tag, text in KEYS]
+            assert found == {"index": [1, 0, 1], "store": [1, 1, 4], "delete": [1, 0, 0]}[name]
+            assert_whole(index, path)
+            if is_over:
+                assert number > 6
+                return
+    pytest.fail("the act never ran to its end")
+
+
+KEYS = (("00191008", "A"), ("00191008", "B"), ("0019100F", "C"))
 
 
 @pytest.mark.parametrize("name", ACTS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-pytest.register_assert_rewrite("tests.contracts.index")
+pytest.register_assert_rewrite("tests.contracts.index", "tests.contracts.extended")
 
 from storage.attributes import by_keyword  # noqa: E402 - after the rewrite of its asserts is arranged
 from storage.errors import StorageUnavailable  # noqa: E402
@@ -21,6 +21,7 @@ from storage.index import open_index  # noqa: E402
 from storage.index.postgresql import PostgresqlIndex  # noqa: E402
 from storage.matching import Match, Query  # noqa: E402
 from storage.model import Level, Outcome  # noqa: E402
+from tests.contracts.extended import ExtendedContract  # noqa: E402
 from tests.contracts.index import IndexContract  # noqa: E402
 from tests.fix_index import entry, study_scope  # noqa: E402
 from tests.fix_postgresql import database_url, new_server, shared_server  # noqa: E402
@@ -28,7 +29,7 @@ from tests.fix_postgresql import database_url, new_server, shared_server  # noqa
 ROOT = Path(__file__).parents[2]
 
 
-class TestPostgresqlIndex(IndexContract):
+class TestPostgresqlIndex(IndexContract, ExtendedContract):
     @contextlib.contextmanager
     def open(self, folder):
         with contextlib.closing(open_index(database_url(folder))) as index:

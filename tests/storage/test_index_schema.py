@@ -10,8 +10,9 @@ import re
 import orjson
 import pytest
 
-from storage.attributes import ATTRIBUTES, by_keyword
+from storage.attributes import ATTRIBUTES, by_keyword, by_tag, extended_by
 from storage.errors import StorageUnavailable
+from storage.extended import read_extended
 from storage.index import open_index, sqlite_version
 from storage.index.columns import columns, words_column
 from storage.index.dialect import POSTGRESQL, SQLITE
@@ -168,6 +169,34 @@ def test_a_key_of_a_study_is_looked_up_in_its_index_and_leads_to_its_rows(fresh,
     assert not re.search(r"SCAN (study|series|instance)\b(?! *_text)", looked_up.replace("SCAN study_text", ""))
     led = plan_for(fresh, Level.STUDY, lead=Lead(probe.table, [1, 2]), **keys)
     assert "SEARCH study USING INTEGER PRIMARY KEY (rowid=?)" in led
+
+
+@pytest.mark.parametrize("level", [Level.STUDY, Level.SERIES, Level.INSTANCE])
+@pytest.mark.parametrize(
+    ("text", "asked", "by_index"),
+    [
+        ("00191008:LO@study", "A", "study_extended_by_value (tag=? AND value=?)"),
+        ("00191008:LO@series", "A", "series_extended_by_value (tag=? AND value=?)"),
+        ("00191008:LO@series", "A*", "series_extended_by_value (tag=? AND value>? AND value<?)"),
+        ("00191008:PN", "doe^*", "instance_extended_by_value (tag=? AND value>? AND value<?)"),
+        ("00191008:DA@patient", "20260101-", "study_extended_by_value (tag=? AND value>? AND value<?)"),
+    ],
+)
+def test_an_extended_key_is_looked_up_by_its_values_and_leads_to_its_rows(fresh, level, text, asked, by_index):
+    with extended_by(read_extended([text])):
+        query = Query(level, (Match.of(by_tag("00191008"), asked),), limit=100)
+        (probe,) = probes_of(query, SQLITE)
+        assert by_index in explained(fresh, probe.statement)
+        assert "SCAN" not in explained(fresh, probe.statement).replace("SCAN probe", "")
+        led = explained(fresh, search_statement(query, plan_of(query), SQLITE, Lead(probe.table, [1])))
+        assert re.search(r"SEARCH held (EXISTS )?USING PRIMARY KEY \(owner=\? AND tag=\?", led)
+        assert not re.search(r"SCAN (study|series|instance)\b", led)
+
+
+@pytest.mark.parametrize("asked", ["*A", '""', "?B*"])
+def test_an_extended_key_that_no_index_answers_has_no_probe(asked):
+    with extended_by(read_extended(["00191008:LO@series"])):
+        assert probes_of(Query(Level.STUDY, (Match.of(by_tag("00191008"), asked, empty=True),)), SQLITE) == []
 
 
 @pytest.mark.parametrize(

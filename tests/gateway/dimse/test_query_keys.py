@@ -1,11 +1,15 @@
 """An Identifier becomes a Query: the rules of C-FIND that need no archive."""
 
+import base64
+
 import pytest
 
 from gateway.dimse.contexts import PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND, STUDY_ROOT_FIND
 from gateway.dimse.models import MODELS, Extended
 from gateway.dimse.query_keys import Key, answer_elements, read_query
+from storage.attributes import extended_by
 from storage.errors import BadQuery
+from storage.extended import read_extended
 from storage.matching import MatchKind
 from storage.model import Answer, Level, Scope
 
@@ -115,6 +119,38 @@ def test_what_describes_the_identifier_is_no_key(tag):
 def test_group_lengths_and_private_keys_are_ignored_whatever_they_hold(tag, element):
     asked = read(keys("STUDY", **{f"t{tag}": element}))
     assert (asked.keys, asked.query.matches, asked.is_complete) == ({}, (), False)
+
+
+def unknown(text):
+    return {"vr": "UN", "InlineBinary": base64.b64encode(text).decode()}
+
+
+PRIVATE = read_extended(["00191008/ACME:LO@study", "00211001:IS@study"])
+
+
+@pytest.mark.parametrize("creator", [None, element("LO"), element("LO", "ACME")])
+@pytest.mark.parametrize("value", [element("LO", "H\xc4*"), unknown("HÄ* ".encode())])
+def test_a_private_key_is_matched_by_its_vr_with_its_creator_or_without(value, creator):
+    said = {"t00080005": element("CS", "ISO_IR 192"), "t00191008": value, "t00211001": unknown(b" 07 ")}
+    with extended_by(PRIVATE):
+        asked = read(keys("STUDY", **said, **({"t00190010": creator} if creator else {})))
+        assert [(m.attribute.tag, m.kind) for m in asked.query.matches] == [
+            ("00191008", MatchKind.WILDCARD),
+            ("00211001", MatchKind.SINGLE),
+        ]
+        assert asked.query.matches[0].accepts(element("LO", "HÄLS"))
+        assert asked.query.matches[1].accepts(element("IS", 7))
+        assert asked.is_complete
+        answer = answer_elements(asked, Answer(Level.STUDY, Scope("1.2"), {"00191008": element("LO", "HÄLS")}), "AE")
+    assert answer.get("00190010") == (element("LO", "ACME") if creator else None)
+    assert answer["00191008"] == element("LO", "HÄLS")
+    assert answer["00211001"] == element("IS")
+
+
+def test_a_private_key_of_another_creator_is_not_ours():
+    with extended_by(PRIVATE):
+        asked = read(keys("STUDY", t00190010=element("LO", "OTHER"), t00191008=element("LO", "X")))
+    assert (asked.keys, asked.query.matches, asked.creators, asked.is_complete) == ({}, (), {}, False)
 
 
 def test_a_sequence_with_an_empty_item_is_wanted_whole():
