@@ -18,9 +18,18 @@ from storage.attributes import by_tag, extended_by, level_attributes
 from storage.dicomjson import pack_metadata
 from storage.errors import BadQuery
 from storage.extended import read_extended
+from storage.index.probes import probes_of
 from storage.matching import Match, Query
 from storage.model import Level, Progress, Scope
-from tests.contracts.index import archive_and_questions, matching
+from tests.contracts.index import (
+    ASKED_NAMES,
+    ASKED_TEXTS,
+    HELD_NAMES,
+    HELD_TEXTS,
+    INJECTIONS,
+    archive_and_questions,
+    matching,
+)
 from tests.fix_index import EXPLICIT, data_set, entry, series_scope, study_scope, uid
 
 COIL, STEP = "00191008:LO@series", "ProcedureCodeSequence.CodeValue"
@@ -42,6 +51,8 @@ TEXTS = (
     "00400275.ScheduledProcedureStepDescription",
 )
 EXTENDED = read_extended(TEXTS)
+# In several groups of which each alone is somebody's, and with a blank that only the words of a name have.
+MORE_NAMES = ("yamada*=山田*", "h*=山田*", "*o*=*=*", "y*==や*", "h*==や*", "?*=山田^?*=や*", "*oe j*", "* *", " j*")
 
 
 def stored(*numbers: int, **said):
@@ -65,6 +76,10 @@ def asked(tag: str, text: str, level: Level = Level.STUDY, **options: bool) -> Q
 def numbers_of(answers) -> list[int]:
     """The numbers of the studies of answers."""
     return sorted({int(one.scope.study_instance_uid.rpartition(".")[2]) for one in answers})
+
+
+def _name(given: object) -> object:
+    return {"Alphabetic": given} if isinstance(given, str) else given
 
 
 def index_all(index) -> int:
@@ -220,8 +235,84 @@ class ExtendedContract:
         with self.opened(tmp_path, "00191008:LO@series") as index:
             index_all(index)
             assert numbers_of(index.search(asked("00191008", "K*"))) == [1, 2]
+        with self.opened(tmp_path, "00191008/ACME:LO@series") as index:
+            index_all(index)
+            assert numbers_of(index.search(asked("00191008", "K*"))) == [1]
+            (other,) = index.search(asked("00191008", '""', Level.SERIES, empty=True))
+            assert other.attributes["00191008"] == {"vr": "LO"}
+            assert numbers_of([other]) == [2]
 
     # -- index anew
+
+    def test_the_first_value_that_came_is_that_of_a_study_however_many_steps_apart(self, tmp_path):
+        with self.opened(tmp_path) as index:
+            for number in range(1, 251):
+                given = {30: "A", 120: "B", 250: "C"}.get(number)
+                index.add(stored(1, 1, number, json=held("0019100F", given, vr="CS") if given else {}))
+            for number in range(251, 500):
+                index.add(stored(2, 2, number, json=held("0019100F", "D", vr="CS") if number == 499 else {}))
+        with self.opened(tmp_path, "0019100F:CS@study", "KVP") as index:
+            assert index_all(index) == 4
+            found = [numbers_of(index.search(asked("0019100F", text))) for text in "ABCD"]
+            assert found == [[1], [], [], [2]]
+            answers = index.search(Query(Level.STUDY, include=frozenset(("0019100F",))))
+            assert [one.attributes["0019100F"]["Value"] for one in answers] == [["D"], ["A"]]
+
+    @pytest.mark.parametrize("is_fuzzy", [False, True])
+    @pytest.mark.parametrize("text", ["00191009:PN@study", "00191009:PN@series", "00191009:PN"])
+    def test_extended_names_alone_or_among_several_are_found_in_each_component_group(self, tmp_path, text, is_fuzzy):
+        names = [[name] for name in HELD_NAMES] + [[HELD_NAMES[-1 - n], name] for n, name in enumerate(HELD_NAMES)]
+        elements = [held("00191009", *(_name(one) for one in given), vr="PN") for given in names]
+        with self.opened(tmp_path, text) as index:
+            for number, element in enumerate(elements):
+                index.add(stored(number, number, number, json=element))
+            hits = 0
+            for wanted in (*ASKED_NAMES, *MORE_NAMES):
+                search = Query(Level.STUDY, (Match.of(by_tag("00191009"), wanted),), fuzzy=is_fuzzy)
+                accepted = sorted(matching(elements, search.conditions(), {}))
+                assert numbers_of(index.search(search)) == accepted, wanted
+                hits += len(accepted)
+            assert hits > 60
+
+    def test_text_fits_the_same_patterns_as_it_does_in_a_column(self, tmp_path):
+        elements = [held("00191008", *values) for values in HELD_TEXTS]
+        with self.opened(tmp_path, COIL) as index:
+            for number, element in enumerate(elements):
+                index.add(stored(number, number, number, json=element))
+            hits = 0
+            for wanted in (*ASKED_TEXTS, *INJECTIONS):
+                match = Match.of(by_tag("00191008"), wanted)
+                accepted = sorted(matching(elements, [match], {}))
+                assert numbers_of(index.search(Query(Level.STUDY, (match,)))) == accepted, wanted
+                hits += len(accepted)
+            assert hits > 200
+
+    def test_a_value_that_more_have_than_a_probe_names_hides_no_other(self, tmp_path):
+        with self.opened(tmp_path, COIL, "KVP") as index:
+            common = held("00191008", "X") | held("00180060", 80, vr="DS")
+            for number in range(1, 1003):
+                index.add(stored(1, number, number, json=common))
+            index.add(stored(2, 2000, 2000, json=common))
+            for tag, text in (("00191008", "X"), ("00180060", "80"), ("00191008", "X*")):
+                assert numbers_of(index.search(asked(tag, text))) == [1, 2]
+                assert len(index.search(asked(tag, text, Level.INSTANCE))) == 1003
+            (probe,) = probes_of(asked("00180060", "80"), index._engine.dialect)
+            assert len(index._rows(*probe.statement)) == 2, "each study once"
+
+    def test_tags_that_are_not_equally_far_go_on_together_where_they_meet(self, tmp_path):
+        with self.opened(tmp_path, COIL) as index:
+            for number in range(1, 151):
+                index.add(stored(number, number, number, json=held("00191008", "X")))
+        with self.opened(tmp_path) as index:
+            for number in range(151, 401):
+                index.add(stored(number, number, number, json=held("00180060", 80, vr="DS")))
+        with self.opened(tmp_path, COIL, "KVP") as index:
+            done = []
+            while not done or not done[-1].is_complete:
+                done.append(index.index_extended())
+            assert [(one.done, one.count) for one in done] == [(100, 100), (150, 50), (250, 100), (350, 100), (400, 50)]
+            assert len(numbers_of(index.search(asked("00191008", "X")))) == 150
+            assert len(numbers_of(index.search(asked("00180060", "80")))) == 250
 
     def test_a_search_is_refused_until_all_that_was_stored_before_is_indexed(self, tmp_path):
         with self.opened(tmp_path) as index:
@@ -322,11 +413,12 @@ class ExtendedContract:
         request = held("00400275", held("00400009", "S1", vr="SH") | held("00400007", "head"), vr="SQ")
         with self.opened(tmp_path) as index:
             index.add(stored(1, 1, 1, json=held("00104000", "first", vr="LT")))
-            index.add(stored(1, 1, 2, json=request))
+            index.add(stored(1, 1, 2, json=request | held("00104000", "second", vr="LT")))
             index.delete(stored(1, 1, 1).instance.scope)
         with self.opened(tmp_path, "PatientComments", "00400275.00400007") as index:
             index_all(index)
             assert numbers_of(index.search(asked("00104000", "first"))) == [1]
+            assert numbers_of(index.search(asked("00104000", "second"))) == []
             assert numbers_of(index.search(asked("00400275.00400009", "S1", Level.SERIES))) == [1]
             assert numbers_of(index.search(asked("00400275.00400007", "head", Level.SERIES))) == [1]
             (series,) = index.search(Query(Level.SERIES, include=frozenset(("00400275", "00104000"))))
