@@ -265,6 +265,7 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
         logger.info("gateway.starting", extra={"version": __version__, "count": removed})
         if values.http.insecure_no_auth:
             logger.warning("gateway.insecure", extra={"reason": "Anybody who reaches it may read and store"})
+        _bring_up_to_date(values)
         bound = _with_ports(values, https[0], dimse[0])
         Supervisor(
             [
@@ -292,6 +293,12 @@ def _sweep(data: Path) -> int:
     from storage.objects import open_object_store
 
     return sweep(open_object_store(data / OBJECTS_FOLDER).spool_directory)
+
+
+def _bring_up_to_date(values: Settings) -> None:
+    """Migrate the index, however long that takes, before the processes start that have to be ready in time."""
+    with open_archive(values):
+        pass
 
 
 def _figures_folder(data: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import pwd
@@ -13,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -80,6 +82,19 @@ class Server:
     def stop(self, mode: str = "fast") -> None:
         """Stop it: ``fast``, or ``immediate``, as a crash would."""
         self._run("pg_ctl", "-D", f"{self.folder}/data", "-m", mode, "-w", "stop")
+
+    @contextlib.contextmanager
+    def silent(self):
+        """Within it none of its processes runs, while the kernel still takes what is sent to them."""
+        pid = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def url(self, database: str = _USER) -> str:
         """Where a database is."""

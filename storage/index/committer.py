@@ -172,6 +172,8 @@ class Committer(Generic[SomeUnit]):
 
     def _started(self) -> Connection:
         """The connection, in a transaction that already has the right to write."""
+        if self._connection is not None and self._engine.has_ended(self._connection):
+            self._drop_connection()
         if self._connection is None:
             self._connection = self._engine.writer()
         self._engine.begin(self._connection)

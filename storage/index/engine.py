@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from storage.index.dialect import Dialect
+from storage.index.dialect import Dialect, Statement
 
 BUSY_SECONDS = 10.0
 """How long a writer waits for others who write."""
@@ -63,6 +63,10 @@ class Engine(Protocol):
         """A new connection for writing, of which each commit is on disk when it returns."""
         ...
 
+    def has_ended(self, connection: Connection) -> bool:
+        """Whether a connection is of no use any more, as far as can be told without asking the database."""
+        ...
+
     def begin(self, connection: Connection) -> None:
         """Open a transaction that has the right to write, alone among all processes, until it ends."""
         ...
@@ -73,6 +77,10 @@ class Engine(Protocol):
         A statement that takes longer than it may is broken off. Within it, what the database cannot do now is
         StorageUnavailable.
         """
+        ...
+
+    def expects_many(self, connection: Connection, statement: Statement) -> bool:
+        """Whether a probe by trigrams would find so many rows, by an estimate, that it is not worth its while."""
         ...
 
     def is_unavailable(self, error: BaseException) -> bool:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
+import socket
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,7 +23,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from storage.errors import StorageUnavailable
 from storage.index import engine, schema
-from storage.index.dialect import POSTGRESQL, Dialect
+from storage.index.dialect import POSTGRESQL, Dialect, Statement
 from storage.index.engine import BUSY_SECONDS, READERS, SEARCH_SECONDS
 from storage.index.relational import RelationalIndex
 
@@ -28,6 +32,7 @@ logger = logging.getLogger("storage.index.postgresql")
 OLDEST_POSTGRESQL = 130000
 _CONNECT_SECONDS = 5
 _POOL_SECONDS = 5.0
+_MIGRATION_SECONDS = 24 * 3600.0
 _IDLE_SECONDS = 300.0
 _WRITE_LOCK = 0x6469636F6D  # of writers, in the database
 
@@ -37,15 +42,71 @@ _READER_OPTIONS = {
     "join_collapse_limit": "1",
     "plan_cache_mode": "force_custom_plan",
     "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "1.1",
 }
 _WRITER_OPTIONS = {"synchronous_commit": "on"}
+# Of a bitmap of all rows with some trigrams, however few are wanted; more than so many are not asked for.
+_MANY_ROWS = 10_000
+_ANSWER_SECONDS = 10.0  # beyond what a statement may take: then the server is silent
+_LOOK_SECONDS = 1.0
+_SILENCE = {  # a peer that is gone without a word is noticed by the kernel
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+class _Watch:
+    """Ends connections whose server does not answer in time: it may be stopped while its machine still says that all
+    has arrived. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._run, name="postgresql-watch", daemon=True).start()
+
+    @contextlib.contextmanager
+    def limit(self, raw: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+        """Within it, the connection is ended after so many seconds."""
+        fd = raw.pgconn.socket
+        with self._lock:
+            self._due[fd] = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._due.pop(fd, None)
+
+    def _run(self) -> None:
+        while not self._is_closed.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            with self._lock:
+                for fd in [fd for fd, due in self._due.items() if due < now]:
+                    del self._due[fd]
+                    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as silent:
+                        silent.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._is_closed.set()
 
 
 class PostgresqlConnection:
-    """``storage.index.engine.Connection`` over psycopg's."""
+    """``storage.index.engine.Connection`` over psycopg's. seconds: how long one statement may take."""
 
-    def __init__(self, raw: psycopg.Connection[Any]) -> None:
+    def __init__(self, raw: psycopg.Connection[Any], watch: _Watch, seconds: float) -> None:
         self._raw = raw
+        self._watch = watch
+        self._seconds = seconds + _ANSWER_SECONDS
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server has ended it since it was last used: then there is something to read."""
+        return self._raw.closed or _has_word(self._raw)
 
     @property
     def in_transaction(self) -> bool:
@@ -54,12 +115,14 @@ class PostgresqlConnection:
 
     def execute(self, text: str, parameters: Sequence[Any] = (), /) -> psycopg.Cursor[Any]:
         """See ``Connection.execute``."""
-        return self._raw.execute(_written(text), parameters)
+        with self._watch.limit(self._raw, self._seconds):
+            return self._raw.execute(_written(text), parameters)
 
     def executemany(self, text: str, parameters: Iterable[Sequence[Any]], /) -> psycopg.Cursor[Any]:
         """See ``Connection.executemany``."""
         cursor = self._raw.cursor()
-        cursor.executemany(_written(text), parameters)
+        with self._watch.limit(self._raw, self._seconds):
+            cursor.executemany(_written(text), parameters)
         return cursor
 
     def close(self) -> None:
@@ -88,6 +151,9 @@ class PostgresqlEngine:
 
     def __init__(self, url: str, *, busy_seconds: float, search_seconds: float) -> None:
         self._url = url
+        self._busy_seconds = busy_seconds
+        self._search_seconds = search_seconds
+        self._watch = _Watch()
         self._writer_options = _WRITER_OPTIONS | {"lock_timeout": f"{int(busy_seconds * 1000)}ms"}
         options = _READER_OPTIONS | {"statement_timeout": f"{int(search_seconds * 1000)}ms"}
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
@@ -105,7 +171,12 @@ class PostgresqlEngine:
 
     def writer(self) -> PostgresqlConnection:
         """See ``Engine.writer``."""
-        return PostgresqlConnection(psycopg.connect(self._url, **_arguments(self._writer_options)))
+        raw = psycopg.connect(self._url, **_arguments(self._writer_options))
+        return PostgresqlConnection(raw, self._watch, self._busy_seconds)
+
+    def has_ended(self, connection: engine.Connection) -> bool:
+        """See ``Engine.has_ended``."""
+        return isinstance(connection, PostgresqlConnection) and connection.has_ended
 
     def begin(self, connection: engine.Connection) -> None:
         """See ``Engine.begin``. What is read afterwards is what the last writer committed."""
@@ -120,12 +191,19 @@ class PostgresqlEngine:
         with translated():
             raw = self._pool.getconn()
             try:
-                yield PostgresqlConnection(raw)
+                yield PostgresqlConnection(raw, self._watch, self._search_seconds)
             except BaseException:
                 raw.close()
                 raise
             finally:
                 self._pool.putconn(raw)
+
+    def expects_many(self, connection: engine.Connection, statement: Statement) -> bool:
+        """See ``Engine.expects_many``. By the statistics of the planner, who would find them all before the first."""
+        text, parameters = statement
+        ((explained,),) = connection.execute(f"EXPLAIN (FORMAT JSON) {text}", parameters).fetchall()
+        ahead_of_limit = explained[0]["Plan"].get("Plans", ({},))[0]
+        return bool(ahead_of_limit.get("Plan Rows", 0) > _MANY_ROWS)
 
     def is_unavailable(self, error: BaseException) -> bool:
         """See ``Engine.is_unavailable``."""
@@ -138,14 +216,20 @@ class PostgresqlEngine:
     def close(self) -> None:
         """See ``Engine.close``."""
         self._pool.close()
+        self._watch.close()
 
 
 def _refuse_ended(connection: psycopg.Connection[Any]) -> None:
-    """Raises for a connection that the server has ended since it was last used: then there is something to read."""
+    """Raises for a connection that the server has ended since it was last used."""
+    if _has_word(connection):
+        connection.execute("SELECT 1")
+
+
+def _has_word(connection: psycopg.Connection[Any]) -> bool:
+    """Whether there is something to read of a server that was not asked: it says goodbye, or is gone."""
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
-    if poll.poll(0):
-        connection.execute("SELECT 1")
+    return bool(poll.poll(0))
 
 
 def _arguments(options: dict[str, str]) -> dict[str, Any]:
@@ -155,6 +239,7 @@ def _arguments(options: dict[str, str]) -> dict[str, Any]:
         "application_name": "dicomweb-gateway",
         "client_encoding": "UTF8",
         "options": _options(options),
+        **_SILENCE,
     }
 
 
@@ -210,8 +295,6 @@ class PostgresqlIndex(RelationalIndex):
         try:
             _prepare(url)
         except psycopg.Error as error:
-            if not is_unavailable(error):
-                raise
             # Only here, for who starts it: the server's own words may name the user and the database.
             raise StorageUnavailable(f"{_UNREACHABLE}: {str(error).splitlines()[-1][:_MESSAGE_CHARACTERS]}") from error
         of_database = PostgresqlEngine(url, busy_seconds=busy_seconds, search_seconds=search_seconds)
@@ -247,4 +330,8 @@ def _prepare(url: str) -> None:
         row = raw.execute("SELECT current_setting('fsync')").fetchone()
         if row is None or row[0] != "on":
             logger.warning("index.without_fsync")  # what it says is durable may be lost with its power
-        migrate(PostgresqlConnection(raw))
+        watch = _Watch()
+        try:
+            migrate(PostgresqlConnection(raw, watch, _MIGRATION_SECONDS))
+        finally:
+            watch.close()

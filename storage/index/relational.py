@@ -18,7 +18,7 @@ from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
 from storage.index.extended import incomplete, places, refuse_incomplete, register
 from storage.index.fragments import texts_of
-from storage.index.probes import outliers_of, probes_of
+from storage.index.probes import Rank, outliers_of, probes_of
 from storage.index.reindex import read_chunk, write_chunk
 from storage.index.sql import (
     INSTANCE_COLUMNS,
@@ -103,12 +103,24 @@ class RelationalIndex:
         dialect = self._engine.dialect
         with self._engine.reading() as connection:
             refuse_incomplete(connection, query.conditions())
-            lead = _lead(connection, query, dialect)
+            lead = self._lead(connection, query)
             if lead is not None and not lead.ids:
                 return []
             outliers = _outliers(connection, query, dialect) if lead is None else ()
             statement = search_statement(query, plan, dialect, lead, outliers)
             return connection.execute(*statement).fetchall()
+
+    def _lead(self, connection: Connection, query: Query) -> Lead | None:
+        """The rows that the first probe with few of them found; None where every key is common, or a path leads."""
+        if query.scope is not None:
+            return None
+        for probe in probes_of(query, self._engine.dialect):
+            if probe.rank is Rank.TRIGRAMS and self._engine.expects_many(connection, probe.statement):
+                continue
+            rows = connection.execute(*probe.statement).fetchall()
+            if len(rows) <= probes.MOST_IDS:  # else there may be more of them; one row may be found twice
+                return Lead(probe.table, sorted({row[0] for row in rows}))
+        return None
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """See ``Index.instances``."""
@@ -194,17 +206,6 @@ class RelationalIndex:
     def _rows(self, text: str, parameters: Sequence[Any]) -> list[Any]:
         with self._engine.reading() as connection:
             return connection.execute(text, parameters).fetchall()
-
-
-def _lead(connection: Connection, query: Query, dialect: Dialect) -> Lead | None:
-    """The rows that the first probe with few of them found; None where every key is common, or a path leads."""
-    if query.scope is not None:
-        return None
-    for probe in probes_of(query, dialect):
-        rows = connection.execute(*probe.statement).fetchall()
-        if len(rows) <= probes.MOST_IDS:  # else there may be more of them; one row may be found twice
-            return Lead(probe.table, sorted({row[0] for row in rows}))
-    return None
 
 
 def _outliers(connection: Connection, query: Query, dialect: Dialect) -> Sequence[int] | None:

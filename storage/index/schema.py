@@ -8,6 +8,7 @@ A database that a later release has migrated is refused; nothing here ever goes 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import re
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from importlib import resources
 from storage.errors import StorageUnavailable
 from storage.index.batch import refill
 from storage.index.engine import Connection
+
+logger = logging.getLogger("storage.index.schema")
 
 _FILE_NAME = re.compile(r"([0-9]{4})_[a-z0-9_]+\.sql")
 _REFILL = "-- refill"
@@ -71,6 +74,7 @@ def migrate(
 
 
 def _apply(connection: Connection, number: int, text: str) -> None:
+    logger.info("index.migrating", extra={"count": number})
     connection.execute(_VERSION_TABLE)
     for statement in _statements(text):
         connection.execute(statement)

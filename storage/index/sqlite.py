@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 from storage.errors import StorageUnavailable
 from storage.index import engine, schema
-from storage.index.dialect import SQLITE, Dialect
+from storage.index.dialect import SQLITE, Dialect, Statement
 from storage.index.engine import BUSY_SECONDS, READERS, SEARCH_SECONDS
 from storage.index.relational import RelationalIndex
 
@@ -177,6 +177,10 @@ class SqliteEngine:
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 
+    def has_ended(self, connection: engine.Connection) -> bool:  # noqa: ARG002 - a file ends nothing
+        """See ``Engine.has_ended``."""
+        return False
+
     def begin(self, connection: engine.Connection) -> None:
         """See ``Engine.begin``."""
         deadline = time.monotonic() + self._busy_seconds
@@ -206,6 +210,10 @@ class SqliteEngine:
             reader.deadline = math.inf
             self._idle.append(reader)
         self._close_idle_if_closed()
+
+    def expects_many(self, connection: engine.Connection, statement: Statement) -> bool:  # noqa: ARG002 - no estimate
+        """See ``Engine.expects_many``. It finds rows one by one, and stops."""
+        return False
 
     def is_unavailable(self, error: BaseException) -> bool:
         """See ``Engine.is_unavailable``."""

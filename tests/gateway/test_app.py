@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
 import inspect
 import os
@@ -16,11 +17,14 @@ import urllib.request
 from dataclasses import fields
 from pathlib import Path
 
+import orjson
 import pytest
 
 from gateway import app
 from gateway.dimse.limits import DimseLimits
 from gateway.settings import DimseSettings
+from storage.index.sqlite import connect, migrate
+from tests.fix_index import data_set
 from tests.fix_servers import command_environment, run_command
 from tests.gateway.test_importer import part10
 
@@ -169,8 +173,27 @@ def test_an_index_that_cannot_be_read_is_told_in_one_line_with_1(tmp_path):
     (tmp_path / "data" / app.INDEX_FILE).write_bytes(b"no database at all" * 1000)
     run = run_command("serve", "--data", tmp_path / "data", "--http-port", "0", "--dimse-port", "0")
     assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].startswith("dicomweb-gateway: The process ")
+    assert run.stderr.splitlines()[-1] == "dicomweb-gateway: The index cannot be reached"
     assert "Traceback" not in run.stderr
+
+
+def test_an_archive_of_an_earlier_release_is_brought_up_to_date_before_anybody_is_served(start_gateway, tmp_path):
+    (tmp_path / "data").mkdir(mode=0o700)
+    attributes = orjson.dumps(data_set(PatientName="Müller^Jürgen", PatientID="P10")).decode()
+    with contextlib.closing(connect(tmp_path / "data" / app.INDEX_FILE)) as connection:
+        migrate(connection, to=1)
+        connection.execute("BEGIN")
+        for number in range(20_000):
+            connection.execute(
+                "INSERT INTO study (study_instance_uid, study_order, patient_name, patient_id, attributes) "
+                "VALUES (?, '0', 'müller^jürgen', 'P10', ?)",
+                (f"1.2.{number}", attributes),
+            )
+        connection.execute("COMMIT")
+    gateway = start_gateway("--workers", "2")
+    status, body = get(f"{gateway.dicomweb}/studies?PatientName=jurgen&fuzzymatching=true&limit=1000")
+    assert status == 200
+    assert len(orjson.loads(body)) == 1000
 
 
 def test_what_a_store_left_behind_is_swept_before_the_start(start_gateway, tmp_path):

@@ -17,8 +17,10 @@ pytest.register_assert_rewrite("tests.contracts.index", "tests.contracts.extende
 
 from storage.attributes import by_keyword  # noqa: E402 - after the rewrite of its asserts is arranged
 from storage.errors import StorageUnavailable  # noqa: E402
-from storage.index import open_index  # noqa: E402
+from storage.index import open_index, postgresql  # noqa: E402
+from storage.index.dialect import POSTGRESQL  # noqa: E402
 from storage.index.postgresql import PostgresqlIndex  # noqa: E402
+from storage.index.probes import probes_of  # noqa: E402
 from storage.matching import Match, Query  # noqa: E402
 from storage.model import Level, Outcome  # noqa: E402
 from tests.contracts.extended import ExtendedContract  # noqa: E402
@@ -179,3 +181,44 @@ def test_a_database_of_a_later_release_is_refused_and_left_alone(url):
         with pytest.raises(StorageUnavailable, match="later release"):
             open_index(url)
         assert connection.execute("SELECT max(version) FROM schema_version").fetchone() == (1000,)
+
+
+def test_a_server_that_falls_silent_holds_nobody_up_for_long(monkeypatch):
+    monkeypatch.setattr(postgresql, "_ANSWER_SECONDS", 1.0)
+    server = new_server()
+    with contextlib.closing(PostgresqlIndex(server.database("index"), busy_seconds=0.5, search_seconds=0.5)) as index:
+        index.add(entry(1, 1, 1))
+        assert len(found(index)) == 1
+        with server.silent():
+            started = time.monotonic()
+            for attempt in (lambda: index.add(entry(1, 1, 2)), lambda: found(index)):
+                with pytest.raises(StorageUnavailable):
+                    attempt()
+            assert time.monotonic() - started < 20
+        assert index.add(entry(1, 1, 2)).outcome in (Outcome.STORED, Outcome.DUPLICATE)
+        assert len(index.instances(study_scope(1))) == 2
+
+
+def test_a_writer_whose_connection_was_ended_meanwhile_does_not_fail(url):
+    with contextlib.closing(open_index(url)) as index:
+        index.add(entry(1, 1, 1))
+        name = url.rpartition("/")[2]
+        shared_server().execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        assert index.add(entry(1, 1, 2)).outcome is Outcome.STORED
+        assert len(index.instances(study_scope(1))) == 2
+
+
+def test_a_pattern_that_very_many_names_fit_is_not_looked_up_and_a_rare_one_is(url, monkeypatch):
+    monkeypatch.setattr(postgresql, "_MANY_ROWS", 100)
+    with contextlib.closing(open_index(url)) as index:
+        for number in range(1, 301):
+            index.add(entry(number, number, number, PatientName="Smith^Rare" if number == 7 else "Smith^Common"))
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ANALYZE study")
+        with index._engine.reading() as connection:
+            for text, is_many in (("*common*", True), ("*rare*", False)):
+                query = Query(Level.STUDY, (Match.of(by_keyword("PatientName"), text),))
+                (probe,) = probes_of(query, POSTGRESQL)
+                assert index._engine.expects_many(connection, probe.statement) is is_many
+        assert len(found(index, PatientName="*common*")) == 299
+        assert found(index, PatientName="*rare*") == [study_scope(7).study_instance_uid]
