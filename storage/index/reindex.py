@@ -22,6 +22,8 @@ from storage.index.fragments import attributes_text, read_attributes
 from storage.model import JsonElement, Level
 
 AT_ONCE = 100
+MOST_BYTES = 4 << 20
+"""Of packed metadata, after which a chunk ends: a large one takes as long to read as many others."""
 _LEVELS = {
     Level.STUDY: (Level.PATIENT, Level.STUDY),
     Level.SERIES: (Level.SERIES,),
@@ -80,18 +82,31 @@ def read_chunk(connection: Connection) -> Chunk | None:
     start = min(behind)
     stop = min([place for place in behind if place > start], default=last)
     rows = connection.execute(_INSTANCES, (start, stop, AT_ONCE)).fetchall()
-    end = rows[-1][0] if len(rows) == AT_ONCE else stop
     tags = frozenset(one.top_tag for one in known)
-    found = tuple(_found(connection, row, tags) for row in rows)
-    return Chunk(tuple(one for one, place in known.items() if place == start), start, end, last, found)
+    found: list[Found] = []
+    read_bytes = 0
+    for row in rows:
+        packed = _metadata(connection, row[0])
+        found.append(_found(packed, row, tags))
+        read_bytes += len(packed)
+        if read_bytes >= MOST_BYTES:
+            break
+    is_cut = len(found) == AT_ONCE or len(found) < len(rows)
+    end = found[-1].owners[Level.INSTANCE] if is_cut else stop
+    return Chunk(tuple(one for one, place in known.items() if place == start), start, end, last, tuple(found))
 
 
-def _found(connection: Connection, row: Sequence[Any], tags: Collection[str]) -> Found:
+def _metadata(connection: Connection, instance: int) -> bytes:
+    """What is kept of it, packed; empty if it was deleted just now."""
+    found = connection.execute("SELECT metadata FROM document WHERE instance = ?", (instance,)).fetchone()
+    return bytes(found[0]) if found else b""
+
+
+def _found(packed: bytes, row: Sequence[Any], tags: Collection[str]) -> Found:
     """What the metadata of an instance says of some tags."""
     instance, _, uid, series, study = row
-    found = connection.execute("SELECT metadata FROM document WHERE instance = ?", (instance,)).fetchone()
     try:
-        kept = level_attributes(read_metadata(found[0], "")) if found else {}
+        kept = level_attributes(read_metadata(packed, "")) if packed else {}
     except (zlib.error, ValueError) as error:
         raise CorruptObject("The metadata of an instance cannot be read", uid=uid) from error
     elements = {

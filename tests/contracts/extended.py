@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import random
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -298,6 +299,17 @@ class ExtendedContract:
                 assert len(index.search(asked(tag, text, Level.INSTANCE))) == 1003
             (probe,) = probes_of(asked("00180060", "80"), index._engine.dialect)
             assert len(index._rows(*probe.statement)) == 2, "each study once"
+
+    def test_of_large_metadata_a_step_takes_few(self, tmp_path):
+        large = held("00081050", base64.b64encode(random.Random(1).randbytes(2 << 20)).decode())
+        with self.opened(tmp_path) as index:
+            for number in range(1, 7):
+                index.add(stored(number, number, number, json=held("00191008", "X") | large))
+        with self.opened(tmp_path, COIL) as index:
+            done = [index.index_extended() for _ in range(3)]
+            assert [one.count for one in done] == [2, 2, 2]
+            assert done[-1].is_complete
+            assert len(numbers_of(index.search(asked("00191008", "X")))) == 6
 
     def test_tags_that_are_not_equally_far_go_on_together_where_they_meet(self, tmp_path):
         with self.opened(tmp_path, COIL) as index:
