@@ -12,7 +12,8 @@ import pytest
 from gateway import logs
 
 pytest_plugins = [f"tests.{path.stem}" for path in sorted(Path(__file__).parent.glob("fix_*.py"))]
-pytest.register_assert_rewrite(*pytest_plugins)  # before one of them imports another
+_CONTRACTS = [f"tests.contracts.{path.stem}" for path in sorted((Path(__file__).parent / "contracts").glob("*.py"))]
+pytest.register_assert_rewrite(*_CONTRACTS, *pytest_plugins)  # before one of them imports another
 
 REQUIRE_ALL = os.environ.get("GATEWAY_TEST_REQUIRE_ALL", "") not in ("", "0")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -72,7 +73,9 @@ def test_what_others_left_behind_is_found_after_a_while(index, monkeypatch):
 
 def test_a_step_that_fails_is_tried_again_and_not_in_a_hurry(index, monkeypatch):
     monkeypatch.setattr(indexing, "_AFTER_FAILURE_SECONDS", 0.1)
-    index.add(entry(500, 500, 500))  # by a process that knows the tag, of a row whose metadata is none
+    index.add(
+        replace(entry(500, 500, 500), metadata=b"none")
+    )  # by a process that knows the tag, of a row whose metadata is none
     index._committer.run(
         lambda batch: batch.apart(lambda connection: connection.execute("UPDATE extended_tag SET indexed_to = 149"))
     )

@@ -31,6 +31,7 @@ from tests.journeys.nasty import hostile
 from tests.journeys.questions import KEYS, Question
 
 SEED = 20260102
+QUESTIONS = 2000
 LEVELS = {level.name for level in Level}
 KINDS = {kind.value for kind in MatchKind if kind is not MatchKind.WORDS}  # which fuzzy matching makes of others
 
@@ -40,11 +41,11 @@ def silent(_):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_3000_random_questions_are_answered_as_the_model_answers_them(engine):
+def test_random_questions_are_answered_as_the_model_answers_them(engine):
     totals = Totals()
-    ask_engines(totals, SEED, 3000, engines=(engine,), studies=25, progress=silent)
+    ask_engines(totals, SEED, QUESTIONS, engines=(engine,), studies=25, progress=silent)
     assert not totals.differences, totals.lines()
-    assert totals.with_answers[engine] > 1000
+    assert totals.with_answers[engine] > 600
     assert set(totals.levels) == LEVELS
     assert set(totals.kinds) == KINDS
     assert set(totals.keys) == {one.keyword for one in KEYS}

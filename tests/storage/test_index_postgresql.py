@@ -13,20 +13,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
-pytest.register_assert_rewrite("tests.contracts.index", "tests.contracts.extended")
-
-from storage.attributes import by_keyword  # noqa: E402 - after the rewrite of its asserts is arranged
-from storage.errors import StorageUnavailable  # noqa: E402
-from storage.index import open_index, postgresql  # noqa: E402
-from storage.index.dialect import POSTGRESQL  # noqa: E402
-from storage.index.postgresql import PostgresqlIndex  # noqa: E402
-from storage.index.probes import probes_of  # noqa: E402
-from storage.matching import Match, Query  # noqa: E402
-from storage.model import Level, Outcome  # noqa: E402
-from tests.contracts.extended import ExtendedContract  # noqa: E402
-from tests.contracts.index import IndexContract  # noqa: E402
-from tests.fix_index import entry, study_scope  # noqa: E402
-from tests.fix_postgresql import database_url, new_server, shared_server  # noqa: E402
+from storage.attributes import by_keyword
+from storage.errors import StorageUnavailable
+from storage.index import open_index, postgresql
+from storage.index.dialect import POSTGRESQL
+from storage.index.postgresql import PostgresqlIndex
+from storage.index.probes import probes_of
+from storage.matching import Match, Query
+from storage.model import Level, Outcome
+from tests.contracts.extended import ExtendedContract
+from tests.contracts.index import IndexContract
+from tests.fix_index import entry, study_scope
+from tests.fix_postgresql import database_url, new_server, shared_server
 
 ROOT = Path(__file__).parents[2]
 

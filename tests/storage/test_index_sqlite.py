@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-import pytest
-
-pytest.register_assert_rewrite("tests.contracts.index", "tests.contracts.extended")
-
-from storage.index import open_index  # noqa: E402 - after the rewrite of its asserts is arranged
-from tests.contracts.extended import ExtendedContract  # noqa: E402
-from tests.contracts.index import IndexContract  # noqa: E402
+from storage.index import open_index
+from tests.contracts.extended import ExtendedContract
+from tests.contracts.index import IndexContract
 
 
 class TestSqliteIndex(IndexContract, ExtendedContract):

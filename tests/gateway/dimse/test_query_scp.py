@@ -146,7 +146,7 @@ def test_a_cancel_ends_a_query_soon(listener):
 
     class Endless(Session):
         def search(self, query):
-            if query.offset:
+            if query.after:
                 first_sent.set()
                 assert cancelled.wait(10)
             (answer,) = super().search(Query(query.level, include=query.include, limit=1))

@@ -177,7 +177,7 @@ def test_what_cannot_be_done_has_its_exit_code_and_a_line(words, exit_code, phra
 
 def test_a_refusal_is_exit_code_4_and_a_failure_1(filled, stub):
     for door in (f"{filled.url}/nowhere", f"{filled.ae_title}@127.0.0.1:{filled.dimse_port}"):
-        assert query(door, "--level", "patients" if "@" in door else "studies").returncode == 4
+        assert query(door, f"PatientID={'x' * 300}").returncode == 4
     failed = query(stub(reply(b"", b"HTTP/1.1 500 X\r\n")).server.name)
     assert (failed.returncode, failed.stdout) == (1, "")
 
