@@ -101,7 +101,7 @@ class ExtendedContract:
             yield index
 
     @settings(
-        deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+        deadline=None, max_examples=26, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
     )
     @given(made=archive_and_questions(list(EXTENDED)), early=st.integers(0, 4))
     def test_a_search_answers_as_if_it_had_asked_match_accepts_of_every_row_whenever_it_was_stored(self, made, early):

@@ -173,7 +173,8 @@ def test_a_database_that_cannot_be_used_says_why(tmp_path):
         open_index("postgresql://postgres@127.0.0.1:9/index")
 
 
-def test_a_database_of_a_later_release_is_refused_and_left_alone(url):
+def test_a_database_of_a_later_release_is_refused_and_left_alone():
+    url = shared_server().database("later")  # which no other test gets
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("INSERT INTO schema_version (version, applied_at) VALUES (1000, 'then')")
         with pytest.raises(StorageUnavailable, match="later release"):
