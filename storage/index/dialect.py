@@ -18,7 +18,7 @@ Statement = tuple[str, list[Any]]
 MINIMUM_RUN = 3
 """Characters that a piece of text needs to be looked up: a trigram."""
 _PROBED_CHARACTERS = 128  # of a value, in PostgreSQL's indexes: their entries may not be longer than 2,704 bytes
-_RUN_TRIGRAMS = 6
+_RUN_TRIGRAMS = 3
 _WILDCARDS = re.compile(r"[*?]+")
 _UNFIT = re.compile(r'[\\"]+')  # characters that several values are kept with in another spelling
 
