@@ -125,15 +125,24 @@ class Sqlite:
         return text, [_json(limits)]
 
     def having(self, table: str, column: str, patterns: Sequence[str]) -> Statement | None:
-        """See ``Dialect.having``. Of a long piece of text some trigrams are enough."""
+        """See ``Dialect.having``. Of a long piece of text some trigrams are enough; rows that are not in the table of
+        trigrams yet are few, and looked at.
+        """
         wanted: list[str] = []
-        for run in runs_of(patterns):
+        runs = runs_of(patterns)
+        for run in runs:
             every = [run[at : at + MINIMUM_RUN] for at in range(len(run) - MINIMUM_RUN + 1)]
             wanted += every[:: max(1, len(every) // _RUN_TRIGRAMS)]
         if not wanted:
             return None
         expression = " AND ".join(f'"{trigram}"' for trigram in dict.fromkeys(wanted))
-        return f"SELECT rowid AS id FROM {table}_text WHERE {table}_text MATCH ?", [f"{column} : ({expression})"]  # noqa: S608 - constant names
+        condition = " AND ".join([f"instr(waiting.{column}, ?) > 0"] * len(runs))
+        text = (
+            f"SELECT rowid AS id FROM {table}_text WHERE {table}_text MATCH ? "  # noqa: S608 - constant names
+            f"UNION ALL SELECT waiting.id FROM {table}_text_pending AS pending CROSS JOIN {table} AS waiting "
+            f"ON waiting.id = pending.{table} WHERE {condition}"
+        )
+        return text, [f"{column} : ({expression})", *runs]
 
 
 class Postgresql:

@@ -5,6 +5,7 @@ questions that are asked most are answered by an index.
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 
 import orjson
@@ -22,7 +23,7 @@ from storage.index.sql import Lead, plan_of, search_statement
 from storage.index.sqlite import OLDEST_SQLITE, SqliteIndex, check_version, connect, migrate, version_of
 from storage.matching import Match, Query
 from storage.model import Level, Scope
-from tests.fix_index import data_set, entry
+from tests.fix_index import data_set, entry, study_scope
 
 
 def schema_of(connection) -> list[tuple]:
@@ -107,6 +108,41 @@ def test_a_database_of_the_first_release_is_filled_with_what_it_lacks(tmp_path):
     with contextlib.closing(connect(path)) as connection:
         found = connection.execute("SELECT count(*) FROM study_text WHERE study_text MATCH 'patient_id : \"P10\"'")
         assert found.fetchone() == (2500,)
+
+
+def test_every_study_is_in_the_table_of_trigrams_or_waits_for_it_and_few_wait(tmp_path):
+    path = tmp_path / "index.sqlite"
+    chance = random.Random(3)
+    name = by_keyword("PatientName")
+    described = by_keyword("StudyDescription")
+    with contextlib.closing(open_index(path)) as index, contextlib.closing(connect(path)) as connection:
+        there: dict[int, bool] = {}  # whether the description is known
+        for number in range(1, 400):
+            act = chance.random()
+            if act < 0.7 or not there:
+                index.add(entry(number, number, number, PatientName=f"Patient^N{number:04}"))
+                there[number] = False
+            elif act < 0.85:
+                study = chance.choice(list(there))
+                series = chance.randrange(10_000, 10**6)
+                index.add(entry(study, series, series, StudyDescription=f"seen {study:04}"))
+                there[study] = True
+            else:
+                study = chance.choice(list(there))
+                index.delete(study_scope(study))
+                del there[study]
+            ((waiting,),) = connection.execute("SELECT count(*) FROM study_text_pending").fetchall()
+            assert waiting < 64
+        indexed = connection.execute("SELECT count(*) FROM study_text").fetchone()[0]
+        assert 0 < indexed < len(there)
+        assert indexed + waiting == len(there)
+        for study in range(1, 400):
+            for key, text, is_there in (
+                (name, f"*n{study:04}*", study in there),
+                (described, f"*een {study:04}*", there.get(study, False)),
+            ):
+                found = index.search(Query(Level.STUDY, (Match.of(key, text),)))
+                assert [one.scope for one in found] == ([study_scope(study)] if is_there else [])
 
 
 def test_the_library_in_use_is_free_of_the_wal_reset_bug():

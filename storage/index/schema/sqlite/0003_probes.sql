@@ -1,9 +1,4 @@
--- refill: study, series
--- What probes ask (see storage/index/probes.py), and the words of names, for fuzzy matching.
-
-ALTER TABLE study ADD COLUMN patient_name_words TEXT;
-ALTER TABLE study ADD COLUMN referring_physician_name_words TEXT;
-ALTER TABLE series ADD COLUMN performing_physician_name_words TEXT;
+-- What probes ask (see storage/index/probes.py).
 
 CREATE INDEX series_by_modality ON series (modality, study) WHERE modality IS NOT NULL;
 
@@ -38,14 +33,26 @@ INSERT INTO study_text (
     accession_number, study_description
 FROM study;
 
-CREATE TRIGGER study_text_of_new AFTER INSERT ON study BEGIN
+-- Studies that are not in it yet. To write them one by one would cost a store as much as all the rest of its rows, so
+-- they go in together; a probe looks at these few itself.
+CREATE TABLE study_text_pending (
+    place INTEGER PRIMARY KEY,
+    study INTEGER NOT NULL UNIQUE
+) STRICT;
+
+CREATE TRIGGER study_text_of_pending AFTER INSERT ON study_text_pending WHEN new.place >= 64 BEGIN
     INSERT INTO study_text (
         rowid, patient_name, patient_name_ideographic, patient_name_phonetic, patient_name_words, patient_id,
         accession_number, study_description
-    ) VALUES (
-        new.id, new.patient_name, new.patient_name_ideographic, new.patient_name_phonetic, new.patient_name_words,
-        new.patient_id, new.accession_number, new.study_description
-    );
+    ) SELECT
+        id, patient_name, patient_name_ideographic, patient_name_phonetic, patient_name_words, patient_id,
+        accession_number, study_description
+    FROM study WHERE id IN (SELECT study FROM study_text_pending);
+    DELETE FROM study_text_pending;
+END;
+
+CREATE TRIGGER study_text_of_new AFTER INSERT ON study BEGIN
+    INSERT INTO study_text_pending (study) VALUES (new.id);
 END;
 
 CREATE TRIGGER study_text_of_changed AFTER UPDATE OF
@@ -58,18 +65,15 @@ ON study WHEN
     ) IS NOT (
         new.patient_name, new.patient_name_ideographic, new.patient_name_phonetic, new.patient_name_words,
         new.patient_id, new.accession_number, new.study_description
-    )
+    ) AND NOT EXISTS (SELECT 1 FROM study_text_pending WHERE study = old.id)
 BEGIN
     DELETE FROM study_text WHERE rowid = old.id;
-    INSERT INTO study_text (
-        rowid, patient_name, patient_name_ideographic, patient_name_phonetic, patient_name_words, patient_id,
-        accession_number, study_description
-    ) VALUES (
-        new.id, new.patient_name, new.patient_name_ideographic, new.patient_name_phonetic, new.patient_name_words,
-        new.patient_id, new.accession_number, new.study_description
-    );
+    INSERT INTO study_text_pending (study) VALUES (old.id);
 END;
 
 CREATE TRIGGER study_text_of_deleted AFTER DELETE ON study BEGIN
-    DELETE FROM study_text WHERE rowid = old.id;
+    DELETE FROM study_text WHERE rowid = (
+        SELECT old.id WHERE NOT EXISTS (SELECT 1 FROM study_text_pending WHERE study = old.id)
+    );
+    DELETE FROM study_text_pending WHERE study = old.id;
 END;
