@@ -371,14 +371,6 @@ def extended_by(extended: Sequence[Attribute]) -> Iterator[None]:
         _Process.table = before
 
 
-_TAG_OF_PART = {
-    part: tag
-    for attribute in ATTRIBUTES
-    for part, tag in zip(attribute.keyword.split("."), attribute.tag.split("."), strict=True)
-}
-_TAG = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
-
-
 def by_tag(tag: str) -> Attribute | None:
     """The attribute of that tag: eight upper-case hex digits, or two tags joined by a dot."""
     return table().by_tag.get(tag)
@@ -387,15 +379,6 @@ def by_tag(tag: str) -> Attribute | None:
 def by_keyword(keyword: str) -> Attribute | None:
     """The attribute of that keyword or path of keywords."""
     return table().by_keyword.get(keyword)
-
-
-def by_name(name: str) -> Attribute | None:
-    """The attribute that a query names: tag in either case, keyword, or a path in which each part is one of them.
-
-    PS3.18 §8.3.4.1
-    """
-    parts = (part.upper() if _TAG.fullmatch(part) else _TAG_OF_PART.get(part, "") for part in name.split("."))
-    return table().by_tag.get(".".join(parts))
 
 
 def by_level(level: Level) -> tuple[Attribute, ...]:

@@ -22,7 +22,7 @@ import psycopg
 
 from benchmarks.bench import say
 from benchmarks.trials.frame import Frame, print_table
-from storage.attributes import by_keyword, by_name
+from storage.attributes import by_keyword
 from storage.index import RelationalIndex, open_index
 from storage.index import batch as rows_of
 from storage.index.sqlite import connect
@@ -251,7 +251,7 @@ def _writer_of_database(url: str, stack: contextlib.ExitStack) -> _Write:
 def _query(level: Level, *, scope: Scope | None = None, limit: int = 25, fuzzy: bool = False, **keys: str) -> Query:
     matches = []
     for keyword, text in keys.items():
-        attribute = by_name(keyword)
+        attribute = by_keyword(keyword)
         assert attribute is not None
         matches.append(Match.of(attribute, text))
     return Query(level, tuple(matches), scope, limit=limit, fuzzy=fuzzy)

@@ -184,7 +184,7 @@ def _end(requestor: FindRequestor, connection: Connection) -> None:
     """Leave a peer in order if it still can be; how it fails to says nothing about the answers that it gave."""
     try:
         requestor.end()
-    except ConnectionEndedError as error:
+    except (ConnectionEndedError, TooLarge) as error:
         _abort(connection, error)
     except FindFailedError:
         return

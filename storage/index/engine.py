@@ -74,8 +74,8 @@ class Engine(Protocol):
     def reading(self) -> AbstractContextManager[Connection]:
         """A connection for reading, for as long as the block takes. A block must not ask for a second one.
 
-        A statement that takes longer than it may is broken off. Within it, what the database cannot do now is
-        StorageUnavailable.
+        What takes longer than a statement may is broken off: each of them, or all of the block. Within it, what the
+        database cannot do now is StorageUnavailable.
         """
         ...
 

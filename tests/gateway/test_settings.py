@@ -10,6 +10,7 @@ import pytest
 
 from gateway import settings
 from gateway.settings import Settings, SettingsError, load
+from tests.fix_servers import run_command
 
 
 def loaded(environment=None, flags=None, config=None):
@@ -175,3 +176,23 @@ def test_a_childs_environment_holds_no_settings(monkeypatch):
     child = settings.child_environment({"EXTRA": "2"})
     assert "GATEWAY_HTTP__PORT" not in child
     assert child["EXTRA"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://gateway:s3cr:et%40@db.example/dicomweb", "postgresql://gateway:***@db.example/dicomweb"),
+        (
+            "postgresql:///dicomweb?user=gateway&password=s3cret&sslmode=require",
+            "postgresql:///dicomweb?user=gateway&password=***&sslmode=require",
+        ),
+        ("postgresql://gateway@db.example/dicomweb", "postgresql://gateway@db.example/dicomweb"),
+    ],
+)
+def test_the_password_of_the_index_is_not_shown_but_handed_to_the_processes(url, shown):
+    values = loaded({"GATEWAY_ARCHIVE__INDEX": url}).settings
+    assert settings.shown(values.archive.index) == shown
+    assert settings.from_json(settings.to_json(values)).archive.index == url
+    said = run_command("settings", environment={"GATEWAY_ARCHIVE__INDEX": url})
+    assert shown in said.stdout
+    assert "s3cr" not in said.stdout + said.stderr

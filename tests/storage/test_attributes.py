@@ -11,12 +11,12 @@ from storage.attributes import (
     Returned,
     by_keyword,
     by_level,
-    by_name,
     by_tag,
     column_name,
     has_value,
     level_attributes,
 )
+from storage.dictionary import tag_path
 from storage.model import Level
 
 # PS3.18 Tables 10.6.3-3 to 10.6.3-5; the Retrieve URL and Instance Availability are added to answers, not indexed.
@@ -136,7 +136,7 @@ def test_a_column_is_the_keyword_in_snake_case(keyword, column):
     ],
 )
 def test_a_query_names_an_attribute_by_tag_keyword_or_path(name, tag):
-    attribute = by_name(name)
+    attribute = by_tag(tag_path(name))
     assert attribute is not None
     assert attribute.tag == tag
     assert by_keyword(attribute.keyword) is attribute
@@ -147,7 +147,7 @@ def test_a_query_names_an_attribute_by_tag_keyword_or_path(name, tag):
     ["", ".", "PATIENTID", "patientid", "Nonsense", "00100010.", "0010001", "ScheduledProcedureStepID", "７FE00010"],
 )
 def test_a_name_that_is_no_attribute_of_the_table_is_none(name):
-    assert by_name(name) is None
+    assert by_tag(tag_path(name)) is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from storage.attributes import Attribute, KeyType, Returned, by_keyword, by_name, by_tag, extended_by, level_attributes
+from storage.attributes import Attribute, KeyType, Returned, by_keyword, by_tag, extended_by, level_attributes
 from storage.extended import read_extended
 from storage.model import Level
 
@@ -43,7 +43,7 @@ def test_a_text_names_an_attribute(text, keyword, tag, vr, level, creator):
     assert read_extended([text]) == (expected,)
     with extended_by([expected]):
         assert by_tag(tag) is by_keyword(keyword) is expected
-    assert by_name(tag) is None
+    assert by_tag(tag) is None
 
 
 def test_an_attribute_that_is_returned_becomes_a_key_and_is_returned_as_before():

@@ -803,8 +803,8 @@ def test_cf9_dcmtk_cancels(server):
     assert "MatchingTerminatedDueToCancelRequest" in ran.stdout + ran.stderr
 
 
-def test_cf10_answers_come_in_the_same_order_and_end_with_a700_beyond_the_maximum(listen):
-    server = listen(query_answers_maximum=5)
+def test_cf10_answers_come_in_the_same_order_and_end_with_a700_beyond_the_maximum(listen, engine):
+    server = listen(engine=engine, query_answers_maximum=5)
     fill(server, 5)
     with asking(server) as association:
         asked = query("IMAGE", StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.3.4", SOPInstanceUID="")
