@@ -31,6 +31,7 @@ from storage.model import Level
 from storage.objects import open_object_store
 from tests import synthetic
 from tests.fix_engines import ENGINES
+from tests.pacing import paced
 
 VERIFICATION, STUDY_ROOT_FIND = "1.2.840.10008.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
 PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND = "1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.3.1"
@@ -141,7 +142,7 @@ def associated(listener, *contexts, calling="SCU", called=AE_TITLE, maximum_pdu=
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
     proposed = [build_context(UID(abstract), list(syntaxes)) for abstract, syntaxes in contexts]
-    association = ae.associate(*listener.address, proposed, ae_title=called, max_pdu=maximum_pdu, **more)
+    association = paced(ae.associate(*listener.address, proposed, ae_title=called, max_pdu=maximum_pdu, **more))
     try:
         yield association
     finally:

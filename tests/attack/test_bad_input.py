@@ -31,6 +31,7 @@ from tests.fix_dimse import (
     store_command,
 )
 from tests.fix_servers import running_gateway
+from tests.pacing import paced
 from tests.synthetic import DEFLATED, EXPLICIT, UNDEFINED, element
 
 UID = "2.25.9137426508"
@@ -446,7 +447,7 @@ def find_marked(doors):
     keys.PatientName, keys.PatientID = "CANARY*", "CANARY-ID"
     keys.StudyInstanceUID, keys.SeriesInstanceUID, keys.SOPInstanceUID = STUDY, SERIES, ""
     ae = AE("CANARYAE")
-    association = ae.associate("127.0.0.1", doors.gateway.dimse_port, [build_context(STUDY_ROOT_FIND)])
+    association = paced(ae.associate("127.0.0.1", doors.gateway.dimse_port, [build_context(STUDY_ROOT_FIND)]))
     assert association.is_established
     answers = [status.Status for status, _ in association.send_c_find(keys, STUDY_ROOT_FIND)]
     association.release()

@@ -9,7 +9,6 @@ import contextlib
 import http.client
 import io
 import json
-import time
 from dataclasses import replace
 from random import Random
 from typing import Protocol
@@ -27,6 +26,7 @@ from tests import synthetic
 from tests.fix_dimse import FIND, STUDY_ROOT_FIND
 from tests.journeys.oracle import answer_of, key
 from tests.journeys.questions import Question
+from tests.pacing import paced
 
 _UID_TAGS = (0x0020000D, 0x0020000E, 0x00080018)
 _CHARACTER_SET_VRS = ("LO", "PN", "SH")
@@ -168,8 +168,6 @@ class Find:
         uids = (asked.scope.study_instance_uid, asked.scope.series_instance_uid) if asked.scope else ("", "")
         is_relational = asked.fuzzy or not all(uids[:parents])
         association = self._association(is_relational, asked.fuzzy)
-        while association._is_paused:  # until its thread goes on, pynetdicom may lose the answer to the next request
-            time.sleep(0.0002)
         for status, answer in association.send_c_find(identifier(asked, uids[:parents]), STUDY_ROOT_FIND):
             if "Status" not in status:
                 return "no answer"
@@ -190,7 +188,7 @@ class Find:
             extended.service_class_application_information = bytes((is_relational, 0, is_fuzzy, 0, 0))
             context = build_context(UID(FIND[0]), [UID(one) for one in FIND[1]])
             place = ("127.0.0.1", self._gateway.dimse_port, [context])
-            association = ae.associate(*place, ae_title=self._gateway.ae_title, ext_neg=[extended])
+            association = paced(ae.associate(*place, ae_title=self._gateway.ae_title, ext_neg=[extended]))
             assert association.is_established
             self._associations[agreed] = association
         return self._associations[agreed]

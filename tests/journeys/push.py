@@ -13,6 +13,7 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from tests.journeys.files import BIG_ENDIAN, EXPLICIT, IMPLICIT
 from tests.journeys.wiretap import Store
+from tests.pacing import paced, pause
 
 AE_TITLE = "GATEWAY"
 UNNAMED_CLASS, UNNAMED_INSTANCE = "1.2.840.10008.5.1.4.1.1.7", "1.2.3.99"
@@ -80,7 +81,7 @@ def push_with_pynetdicom(tap, file):
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
     sop_class, sop_instance = file.sop_class or UNNAMED_CLASS, file.sop_instance or UNNAMED_INSTANCE
     context = build_context(UID(sop_class), [UID(file.transfer_syntax)])
-    association = ae.associate("127.0.0.1", tap.port, [context], ae_title=AE_TITLE)
+    association = paced(ae.associate("127.0.0.1", tap.port, [context], ae_title=AE_TITLE))
     if association.is_established:
         send_verbatim(association, sop_class, sop_instance, file.data_set)
         association.release()
@@ -92,7 +93,10 @@ def push_with_pynetdicom(tap, file):
 
 
 def send_verbatim(association, sop_class, sop_instance, data_set):
-    """One C-STORE of bytes that pynetdicom neither decodes nor encodes; the status, None without response."""
+    """One C-STORE of bytes that pynetdicom neither decodes nor encodes, on a paced association.
+
+    Returns the status, None without response.
+    """
     (context,) = [one for one in association.accepted_contexts if one.abstract_syntax == sop_class]
     request = C_STORE()
     request.MessageID = association._next_id = getattr(association, "_next_id", 0) % 65535 + 1
@@ -100,7 +104,7 @@ def send_verbatim(association, sop_class, sop_instance, data_set):
     request.AffectedSOPClassUID = sop_class
     request.AffectedSOPInstanceUID = sop_instance
     request.DataSet = BytesIO(data_set)
-    association._reactor_checkpoint.clear()
+    pause(association)
     try:
         association.dimse.send_msg(request, context.context_id)
         _, response = association.dimse.get_msg(block=True)

@@ -38,6 +38,7 @@ from tests import synthetic
 from tests.fix_servers import running_gateway
 from tests.journeys.judge import part10_digest
 from tests.journeys.push import AE_TITLE, send_verbatim
+from tests.pacing import paced
 
 DIMSE, HTTP, GROUP = "DIMSE process", "HTTP worker", "all processes"
 SENDERS = {DIMSE: 3, HTTP: 2}
@@ -167,7 +168,7 @@ def store_by_dimse(port, maker, ledger, stopping):
     ae.dimse_timeout = 3
     context = build_context(UID(synthetic.SECONDARY_CAPTURE), [UID(synthetic.EXPLICIT)])
     while not stopping.is_set():
-        association = ae.associate("127.0.0.1", port, [context], ae_title=AE_TITLE)
+        association = paced(ae.associate("127.0.0.1", port, [context], ae_title=AE_TITLE))
         while association.is_established and not stopping.is_set():
             sent, raw = maker.next()
             status = send_verbatim(association, synthetic.SECONDARY_CAPTURE, sent.sop_instance, raw)

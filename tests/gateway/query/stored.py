@@ -6,6 +6,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pynetdicom import AE
 
 from tests import synthetic
+from tests.pacing import paced
 
 NAMES = ("q水野^遥", "qDoe^Jane", "qMüller^Jörg", "qEvil^\x1b[2J", "q=HYPERLINK")
 
@@ -34,7 +35,7 @@ def send_studies(host, port, called):
     """Send them to an SCP."""
     ae = AE("SENDER")
     ae.add_requested_context(synthetic.SECONDARY_CAPTURE, synthetic.EXPLICIT)
-    association = ae.associate(host, port, ae_title=called)
+    association = paced(ae.associate(host, port, ae_title=called))
     assert association.is_established
     for data_set in data_sets():
         assert association.send_c_store(data_set).Status == 0
