@@ -12,7 +12,7 @@ from storage.archive import Archive
 from storage.errors import GatewayError
 from storage.filemeta import Announcement
 from storage.matching import Query
-from storage.model import Answer, Document, Instance, Receipt, Scope, Source
+from storage.model import Answer, Document, Instance, Lined, Receipt, Scope, Source
 from storage.spool import Spool
 from storage.stored import StoredDataSet
 
@@ -58,6 +58,11 @@ class Session:
         """The same as JSON texts. See ``Index.search_json``."""
         self.actor.permit(Verb.SEARCH)
         return self._archive.search_json(query, url_of)
+
+    def search_lines(self, query: Query) -> Sequence[Lined]:
+        """The same as texts of elements. See ``Index.search_lines``."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.search_lines(query)
 
     def incomplete(self) -> frozenset[str]:
         """The tags of extended attributes that are not returned by every answer yet."""

@@ -23,7 +23,7 @@ from storage.frames import frame_table
 from storage.index.base import Index
 from storage.keys import instance_key
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Progress, Receipt, Scope, Source
+from storage.model import Answer, Change, Document, Entry, Instance, Lined, Progress, Receipt, Scope, Source
 from storage.objects.base import ObjectStore
 from storage.spool import Spool
 from storage.stored import StoredDataSet
@@ -96,6 +96,10 @@ class Archive:
     def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
         """The same as JSON texts. See ``Index.search_json``."""
         return self._index.search_json(query, url_of)
+
+    def search_lines(self, query: Query) -> Sequence[Lined]:
+        """The same as texts of elements. See ``Index.search_lines``."""
+        return self._index.search_lines(query)
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """The instances of a resource, at least one. Raises NotFound, or Gone when it was deleted."""

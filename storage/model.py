@@ -6,9 +6,9 @@ Frame numbers start at 1, indexes at 0; ranges are half-open; offsets count from
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 JsonElement = Any  # one element or Data Set of the DICOM JSON Model, as orjson reads it (PS3.18 Annex F)
 
@@ -162,6 +162,17 @@ class Progress:
     def is_complete(self) -> bool:
         """Whether nothing is left."""
         return not self.is_contended and self.done >= self.all
+
+
+class Lined(NamedTuple):
+    """One match of a search, ready as text: what ``Answer`` holds, but in no order and with no scope.
+
+    lines: one for each element, ``"00100010":{"Value":[...],"vr":"PN"}``: the member of a JSON object, with keys
+    ascending and no blanks. place: as of ``Answer``.
+    """
+
+    lines: Sequence[str]
+    place: tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ SPECIFIC_CHARACTER_SET = "00080005"
 
 _LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 _BINARY_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
-_CHARACTER_SET_VRS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
+CHARACTER_SET_VRS = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _NUMBERS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+_ASCII = ("ascii",)
 _PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
-_LONGEST_SHORT_VALUE = 0xFFFE
+LONGEST_SHORT_VALUE = 0xFFFE
 _IMPLICIT = struct.Struct("<HHI")
 
 
@@ -78,71 +79,68 @@ def encode(attributes: Mapping[str, JsonElement], transfer_syntax_uid: str, char
     ISO_IR 192 when it does not, and none when all text is ASCII. A value that its VR cannot hold is left empty.
     """
     is_explicit = transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN
-    for terms, codecs in ((character_set, codecs_of(character_set)), (UTF_8, codecs_of(UTF_8))):
-        writer = _Writer(is_explicit, codecs)
+    for terms, codecs in attempts(character_set):
+        named = {**attributes, SPECIFIC_CHARACTER_SET: {"vr": "CS", "Value": [terms]}} if terms else attributes
         try:
-            body = writer.data_set(attributes)
+            return _data_set(named, is_explicit, codecs)
         except UnicodeError:
             continue
-        if not writer.has_extended_characters:
-            return body
-        ahead = {tag: element for tag, element in attributes.items() if tag < SPECIFIC_CHARACTER_SET}
-        named = {**ahead, SPECIFIC_CHARACTER_SET: {"vr": "CS", "Value": [terms]}}
-        named |= {tag: element for tag, element in attributes.items() if tag > SPECIFIC_CHARACTER_SET}
-        return writer.data_set(named)
     return b""
 
 
-class _Writer:
-    """Writes one Data Set with one set of codecs. Raises UnicodeError for text they cannot hold."""
+def attempts(character_set: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Character sets to try for an answer, each with its codecs: none, that of the query, ISO_IR 192."""
+    yield "", _ASCII
+    if codecs_of(character_set) != _ASCII:
+        yield character_set, codecs_of(character_set)
+    yield UTF_8, codecs_of(UTF_8)
 
-    def __init__(self, is_explicit: bool, codecs: tuple[str, ...]) -> None:
-        self._is_explicit = is_explicit
-        self._codecs = codecs
-        self.has_extended_characters = False
 
-    def data_set(self, attributes: Mapping[str, JsonElement]) -> bytes:
-        return b"".join(self._element(tag, attributes[tag]) for tag in sorted(attributes))
+def encode_element(tag: str, element: JsonElement, is_explicit: bool, codecs: tuple[str, ...] = _ASCII) -> bytes:
+    """Write one element. Raises UnicodeError for text that the codecs do not have."""
+    vr = str(element.get("vr", "UN"))
+    value = _value(vr, element, is_explicit, codecs)
+    if len(value) & 1:
+        value += padding(vr)
+    ahead, length_bytes = header(tag, vr, is_explicit)
+    if length_bytes == 2 and len(value) > LONGEST_SHORT_VALUE:
+        value = b""
+    return ahead + len(value).to_bytes(length_bytes, "little") + value
 
-    def _element(self, tag: str, element: JsonElement) -> bytes:
-        vr = str(element.get("vr", "UN"))
-        value = self._value(vr, element)
-        if len(value) & 1:
-            value += b" " if vr in _CHARACTER_SET_VRS or vr in _SPACE_PADDED else b"\0"
-        group_and_element = struct.pack("<HH", int(tag[:4], 16), int(tag[4:], 16))
-        if not self._is_explicit:
-            return group_and_element + struct.pack("<I", len(value)) + value
-        code = vr.encode("ascii")
-        if vr in _LONG_VRS:
-            return group_and_element + code + struct.pack("<HI", 0, len(value)) + value
-        if len(value) > _LONGEST_SHORT_VALUE:
-            value = b""
-        return group_and_element + code + struct.pack("<H", len(value)) + value
 
-    def _value(self, vr: str, element: JsonElement) -> bytes:
-        values = element.get("Value") or ()
-        if vr == "SQ":
-            return b"".join(self._item(item) for item in values if isinstance(item, dict))
-        if vr in _BINARY_VRS:
-            return _binary(element)
-        if vr in _NUMBERS:
-            return _packed(_NUMBERS[vr], values)
-        if vr == "AT":
-            return b"".join(struct.pack("<HH", int(one[:4], 16), int(one[4:], 16)) for one in values if one)
-        written = "\\".join(_TO_TEXT.get(vr, _value_text)(value) for value in values)
-        if vr in _CHARACTER_SET_VRS:
-            return self._text(written, is_name=vr == "PN")
+def header(tag: str, vr: str, is_explicit: bool) -> tuple[bytes, int]:
+    """What stands before the length of an element, and the bytes of that length. PS3.5 §7.1.2"""
+    group_and_element = struct.pack("<HH", int(tag[:4], 16), int(tag[4:], 16))
+    if not is_explicit:
+        return group_and_element, 4
+    code = vr.encode("ascii")
+    return (group_and_element + code + b"\0\0", 4) if vr in _LONG_VRS else (group_and_element + code, 2)
+
+
+def padding(vr: str) -> bytes:
+    """The byte that makes the length of a value even. PS3.5 §6.2"""
+    return b" " if vr in CHARACTER_SET_VRS or vr in _SPACE_PADDED else b"\0"
+
+
+def _data_set(attributes: Mapping[str, JsonElement], is_explicit: bool, codecs: tuple[str, ...]) -> bytes:
+    return b"".join(encode_element(tag, attributes[tag], is_explicit, codecs) for tag in sorted(attributes))
+
+
+def _value(vr: str, element: JsonElement, is_explicit: bool, codecs: tuple[str, ...]) -> bytes:
+    values = element.get("Value") or ()
+    if vr == "SQ":
+        items = [_data_set(item, is_explicit, codecs) for item in values if isinstance(item, dict)]
+        return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
+    if vr in _BINARY_VRS:
+        return _binary(element)
+    if vr in _NUMBERS:
+        return _packed(_NUMBERS[vr], values)
+    if vr == "AT":
+        return b"".join(struct.pack("<HH", int(one[:4], 16), int(one[4:], 16)) for one in values if one)
+    written = "\\".join(_TO_TEXT.get(vr, _value_text)(value) for value in values)
+    if written.isascii() or vr not in CHARACTER_SET_VRS:
         return written.encode("ascii", "replace")
-
-    def _item(self, item: Mapping[str, JsonElement]) -> bytes:
-        body = self.data_set(item)
-        return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
-
-    def _text(self, written: str, *, is_name: bool) -> bytes:
-        if written.isascii():
-            return written.encode("ascii")
-        self.has_extended_characters = True
-        return encode_text(written, self._codecs, is_name=is_name)
+    return encode_text(written, codecs, is_name=vr == "PN")
 
 
 def _binary(element: JsonElement) -> bytes:

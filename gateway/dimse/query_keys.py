@@ -1,4 +1,4 @@
-"""The keys of a C-FIND: an Identifier becomes a Query, an answer becomes an Identifier. Pure; PS3.4 §C.4.1.
+"""The keys of a C-FIND: an Identifier becomes a Query. Pure; PS3.4 §C.4.1.
 
 Identifiers are in the DICOM JSON Model here; their bytes are the matter of ``identifier``. PS3.4 §C.4.1.1.3
 """
@@ -13,17 +13,17 @@ from gateway.dimse.models import LEVEL_NAMES, UNIQUE_KEYS, Extended, Model
 from storage.attributes import Attribute, by_tag
 from storage.errors import BadQuery
 from storage.matching import MAXIMUM_MATCHES, Match, MatchKind, Query
-from storage.model import Answer, JsonElement, Level, Scope
+from storage.model import JsonElement, Level, Scope
 from storage.private import character_set_of, creator_tag, is_private, text_of, with_vr
 from storage.uids import is_uid
 from storage.values import Encodings
 
 QUERY_LEVEL = "00080052"
-_RETRIEVE_AE_TITLE = "00080054"
-_INSTANCE_AVAILABILITY = "00080056"
-_TIMEZONE_OFFSET = "00080201"
+RETRIEVE_AE_TITLE = "00080054"
+INSTANCE_AVAILABILITY = "00080056"
+TIMEZONE_OFFSET = "00080201"
 _NO_KEYS = frozenset(
-    (identifier.SPECIFIC_CHARACTER_SET, QUERY_LEVEL, _RETRIEVE_AE_TITLE, _INSTANCE_AVAILABILITY, _TIMEZONE_OFFSET)
+    (identifier.SPECIFIC_CHARACTER_SET, QUERY_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY, TIMEZONE_OFFSET)
 )
 _GROUP_LENGTH = "0000"
 _PATIENT_ID = UNIQUE_KEYS[Level.PATIENT]
@@ -178,28 +178,3 @@ def _named(scope: Scope | None) -> frozenset[str]:
         return frozenset()
     uids = {UNIQUE_KEYS[Level.STUDY]: scope.study_instance_uid, UNIQUE_KEYS[Level.SERIES]: scope.series_instance_uid}
     return frozenset(tag for tag, uid in uids.items() if uid)
-
-
-def answer_elements(asked: Asked, answer: Answer, ae_title: str) -> dict[str, JsonElement]:
-    """The Identifier of a pending response: the keys asked for, empty where unknown, and where to retrieve (CF3).
-
-    PS3.4 §C.4.1.1.3.2
-    """
-    elements: dict[str, JsonElement] = {
-        QUERY_LEVEL: {"vr": "CS", "Value": [asked.level_name]},
-        _RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [ae_title]},
-        _INSTANCE_AVAILABILITY: {"vr": "CS", "Value": ["ONLINE"]},
-    }
-    if _TIMEZONE_OFFSET in answer.attributes:
-        elements[_TIMEZONE_OFFSET] = answer.attributes[_TIMEZONE_OFFSET]
-    elements.update(asked.creators)
-    for tag, key in asked.keys.items():
-        element = answer.attributes.get(tag, {"vr": key.vr})
-        elements[tag] = _with_items(element, key.item_tags) if key.item_tags else element
-    return elements
-
-
-def _with_items(element: JsonElement, tags: frozenset[str]) -> JsonElement:
-    """A sequence with only the attributes asked for in its items."""
-    items = element.get("Value") or ()
-    return {"vr": "SQ", "Value": [{tag: item[tag] for tag in tags & item.keys()} for item in items]}

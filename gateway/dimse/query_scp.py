@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from gateway.dimse import identifier
+from gateway.dimse import command, identifier
+from gateway.dimse.answers import Answers
 from gateway.dimse.command import Element, Field
 from gateway.dimse.limits import DimseLimits
 from gateway.dimse.models import MODELS, Extended
-from gateway.dimse.query_keys import QUERY_LEVEL, Asked, answer_elements, read_query
+from gateway.dimse.query_keys import QUERY_LEVEL, read_query
 from gateway.dimse.status import (
     CANCELLED,
     DATA_SET_MISMATCH,
@@ -26,9 +27,10 @@ from gateway.dimse.status import (
 from gateway.dimse.upper_layer import UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
 from storage.errors import TooLarge
-from storage.model import Answer
+from storage.model import Lined
 
 _PAGE_ANSWERS = 500
+_ANSWERS_TO_CANCEL = 20  # looking for a C-CANCEL is a system call
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +45,46 @@ class QueryService:
 def find(association: Association, request: Request, session: Session, service: QueryService) -> Reply:
     """Answer a C-FIND request with pending responses; the reply is the final one (CF1–CF3, CF9–CF11).
 
-    A C-CANCEL is heeded between two answers. Raises ConnectionEndedError when the peer goes away. PS3.4 §C.4.1.2
+    A C-CANCEL is heeded within a few answers. Raises ConnectionEndedError when the peer goes away. PS3.4 §C.4.1.2
     """
-    asked = _receive(association, request, service)
-    if isinstance(asked, Reply):
-        return asked
-    pending = PENDING if asked.is_complete else PENDING_WITHOUT_SOME_KEYS
-    maximum = service.limits.query_answers_maximum
-    sent = 0
-    query = asked.query
+    answers = _receive(association, request, service)
+    if isinstance(answers, Reply):
+        return answers
+    left = service.limits.query_answers_maximum
+    query = answers.asked.query
     while True:
-        count = min(_PAGE_ANSWERS, maximum - sent + 1)
-        page = attempt(partial(session.search, replace(query, limit=count)), find_reply)
+        count = min(_PAGE_ANSWERS, left + 1)
+        page = attempt(partial(session.search_lines, replace(query, limit=count)), find_reply)
         if isinstance(page, Reply):
             return page
-        for answer in page:
-            if _is_cancelled(association, request):
-                return Reply(CANCELLED)
-            if sent == maximum:
-                return Reply(OUT_OF_RESOURCES, comment="There are more matches than may be returned")
-            encoded = attempt(partial(_encoded, asked, answer, request, service.ae_title), find_reply)
-            if isinstance(encoded, Reply):
-                return encoded
-            association.respond(request, pending, data_set=encoded, more=True)
-            sent += 1
-        association.flush()
-        if page:
-            query = replace(query, after=page[-1].place)
+        failed = _send(association, request, answers, page[:left])
+        if failed is not None:
+            return failed
+        if len(page) > left:
+            return Reply(OUT_OF_RESOURCES, comment="There are more matches than may be returned")
         if len(page) < count:
             return Reply(CANCELLED) if _is_cancelled(association, request) else Reply(SUCCESS)
+        left -= len(page)
+        query = replace(query, after=page[-1].place)
 
 
-def _receive(association: Association, request: Request, service: QueryService) -> Asked | Reply:
+def _send(association: Association, request: Request, answers: Answers, found: Sequence[Lined]) -> Reply | None:
+    """Send some answers; a reply says why not all of them."""
+    pending = PENDING if answers.asked.is_complete else PENDING_WITHOUT_SOME_KEYS
+    head = command.response(request.command, pending, has_data_set=True)
+    for start in range(0, len(found), _ANSWERS_TO_CANCEL):
+        if _is_cancelled(association, request):
+            return Reply(CANCELLED)
+        encoded = attempt(partial(answers.encode, found[start : start + _ANSWERS_TO_CANCEL]), find_reply)
+        if isinstance(encoded, Reply):
+            return encoded
+        for one in encoded:
+            association.hold(request.context.context_id, head, one)
+    association.flush()
+    return None
+
+
+def _receive(association: Association, request: Request, service: QueryService) -> Answers | Reply:
     """Receive the Identifier and understand it; a reply says why not."""
     if not request.has_data_set:
         return Reply(DATA_SET_MISMATCH, int(QUERY_LEVEL, 16), "There is no Identifier")
@@ -88,17 +98,14 @@ def _receive(association: Association, request: Request, service: QueryService) 
         comment = "The SOP Class is not that of the presentation context"
         return Reply(SOP_CLASS_NOT_SUPPORTED, Element.AFFECTED_SOP_CLASS_UID, comment)
 
-    def understood() -> Asked:
-        elements = identifier.decode(bytes(encoded), request.context.transfer_syntax)
+    def understood() -> Answers:
+        syntax = request.context.transfer_syntax
+        elements = identifier.decode(bytes(encoded), syntax)
         keys_maximum = service.limits.query_keys_maximum
-        return read_query(elements, keys_maximum, MODELS[sop_class], service.extended.get(sop_class))
+        asked = read_query(elements, keys_maximum, MODELS[sop_class], service.extended.get(sop_class))
+        return Answers(asked, service.ae_title, syntax)
 
     return attempt(understood, find_reply)
-
-
-def _encoded(asked: Asked, answer: Answer, request: Request, ae_title: str) -> bytes:
-    elements = answer_elements(asked, answer, ae_title)
-    return identifier.encode(elements, request.context.transfer_syntax, asked.character_set)
 
 
 def _is_cancelled(association: Association, request: Request) -> bool:

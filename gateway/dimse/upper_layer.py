@@ -302,33 +302,24 @@ class Association:
         request: Request,
         status: int,
         *,
-        data_set: bytes | None = None,
         offending_element: int | None = None,
         comment: str = "",
-        more: bool = False,
     ) -> None:
-        """Send the response to a request, with a Data Set if there is one. PS3.7 §9.3
+        """Send the response to a request, after what is held. PS3.7 §9.3"""
+        encoded = command.response(request.command, status, offending_element=offending_element, comment=comment)
+        self._outgoing += self._pdus(request.context.context_id, encoded, _COMMAND)
+        self.flush()
 
-        more: others follow at once, so that a few may go together; ``flush`` or the last one sends what waits.
-        """
-        context_id = request.context.context_id
-        encoded = command.response(
-            request.command,
-            status,
-            has_data_set=data_set is not None,
-            offending_element=offending_element,
-            comment=comment,
-        )
-        pdus = self._pdus(context_id, encoded, _COMMAND)
-        if data_set is not None:
-            pdus += self._pdus(context_id, data_set, 0)
+    def hold(self, context_id: int, encoded_command: bytes, data_set: bytes) -> None:
+        """Send a message some time before the next ``flush`` or ``respond``, so that a few may go together."""
+        pdus = self._pdus(context_id, encoded_command, _COMMAND) + self._pdus(context_id, data_set, 0)
         self._outgoing += pdus
         self._outgoing_bytes += sum(map(len, pdus))
-        if not more or self._outgoing_bytes >= _HELD_BYTES:
+        if self._outgoing_bytes >= _HELD_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Send the responses that wait for others."""
+        """Send what is held."""
         if self._outgoing:
             waiting = b"".join(self._outgoing)
             self._outgoing.clear()

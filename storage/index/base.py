@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Progress, Receipt, Scope
+from storage.model import Answer, Change, Document, Entry, Instance, Lined, Progress, Receipt, Scope
 
 
 class Index(Protocol):
@@ -40,6 +40,10 @@ class Index(Protocol):
         """The same matches, for a study or below, each as the text of a JSON object: what ``search`` says of it and
         its Retrieve URL, made by ``url_of``; tags and keys ascending. Cheap where only the default is asked for (D5).
         """
+        ...
+
+    def search_lines(self, query: Query) -> Sequence[Lined]:
+        """The same matches, each as the texts of its elements, and as cheap as ``search_json``."""
         ...
 
     def instances(self, scope: Scope) -> Sequence[Instance]:

@@ -1,4 +1,4 @@
-"""Answers as JSON text, put together from what rows hold ready: nothing is parsed and no element is built (D5).
+"""Answers as text, put together from what rows hold ready: nothing is parsed and no element is built (D5).
 
 The ``attributes`` of a row are one JSON object whose text can be taken apart at its line ends. The elements that
 answers hold by default come first, each on a line of its own; the others follow a carriage return. Within strings
@@ -8,7 +8,7 @@ into the order of an answer by being sorted as text. PS3.18 §10.6.3.3, Annex F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,14 +16,14 @@ import orjson
 
 from storage.attributes import ATTRIBUTES, Returned
 from storage.index.columns import unpack
-from storage.index.sql import ONLINE, Plan, answers_of, spans_of
-from storage.model import JsonElement, Level, Scope
+from storage.index.sql import ONLINE, Plan, answers_of, place_of, spans_of
+from storage.model import JsonElement, Level, Lined, Scope
 
 _BETWEEN_LINES = ",\n"
 _BEFORE_OTHERS = ",\r"
 _RETRIEVE_URL = "00081190"
 _RECENT_CHARACTERS = 16 << 10  # of a text whose elements are kept for a while; longer ones are a stranger's and rare
-_INHERITED = frozenset(attribute.tag for attribute in ATTRIBUTES if attribute.is_inherited)
+_RECENT_MODALITIES_CHARACTERS = 256
 
 
 def _json(value: JsonElement) -> str:
@@ -102,12 +102,24 @@ def _count(tag: str, number: int) -> str:
     return f'"{tag}":{{"Value":[{number}],"vr":"IS"}}'
 
 
+def _modalities(packed: str | None) -> str:
+    is_short = packed is None or len(packed) <= _RECENT_MODALITIES_CHARACTERS
+    return _recent_modalities(packed) if is_short else _modalities_line(packed)
+
+
+def _modalities_line(packed: str | None) -> str:
+    listed = unpack(packed)
+    return _line("00080061", {"vr": "CS", "Value": listed} if listed else {"vr": "CS"})
+
+
+_recent_modalities = lru_cache(maxsize=256)(_modalities_line)
+
+
 def _study_lines(uid: str, values: Sequence[Any]) -> list[str]:
     attributes, modalities, _, series, instances = values
-    listed = unpack(modalities)
     return [
         *_default_lines(attributes),
-        _line("00080061", {"vr": "CS", "Value": listed} if listed else {"vr": "CS"}),
+        _modalities(modalities),
         _uid("0020000D", uid),
         _count("00201206", series),
         _count("00201208", instances),
@@ -130,37 +142,57 @@ _LINES: Mapping[Level, Callable[[str, Sequence[Any]], list[str]]] = {
     Level.INSTANCE: _instance_lines,
 }
 _AVAILABILITY = _line(*ONLINE)
+_ALWAYS_THERE = frozenset((ONLINE[0], *(a.tag for a in ATTRIBUTES if a.returned is Returned.ALWAYS)))
+_OF_LINES = frozenset((ONLINE[0], *(a.tag for a in ATTRIBUTES if a.returned is not Returned.ON_REQUEST)))
+
+
+def _has_lines(plan: Plan) -> bool:
+    """Whether rows hold a line for each element that answers may hold."""
+    return plan.level > Level.PATIENT and not plan.of_document and all(tag in _OF_LINES for tag, _, _ in plan.elements)
 
 
 def texts_of(plan: Plan, rows: Iterable[Sequence[Any]], url_of: Callable[[Scope], str]) -> list[str]:
     """The rows of a query's statement as JSON texts, each with the Retrieve URL of its resource.
 
-    They hold what ``answers_of`` says, with tags and keys ascending. Lines are joined where nothing is asked for
-    beyond the default. What neighbours have in common is read once.
+    They hold what ``answers_of`` says, with tags and keys ascending.
     """
-    if not plan.is_default:
+    if not _has_lines(plan):
         return [_text(answer.attributes, url_of(answer.scope)) for answer in answers_of(plan, rows)]
-    own, (*above, own_span) = _LINES[plan.level], spans_of(plan).items()
-    _, span = own_span
-    parents: Sequence[str] | None = None
-    shared: list[str] = []
     texts = []
-    for row in rows:
-        uids = row[: plan.level]
-        if uids[:-1] != parents:
-            parents = uids[:-1]
-            shared = [line for level, where in above for line in _lines_above(plan, level, uids, row[where])]
-        url = _line(_RETRIEVE_URL, {"vr": "UR", "Value": [url_of(Scope(*uids))]})
-        lines = [*own(uids[-1], row[span]), *shared, _AVAILABILITY, url]
+    for row, lines in _joined_lines(plan, rows):
+        lines.append(_line(_RETRIEVE_URL, {"vr": "UR", "Value": [url_of(Scope(*row[: plan.level]))]}))
         lines.sort()
         texts.append(f"{{{','.join(lines)}}}")
     return texts
 
 
-def _lines_above(plan: Plan, level: Level, uids: Sequence[str], values: Sequence[Any]) -> list[str]:
-    """What an answer repeats of a study or series: its default where the search did not name it."""
-    lines = _LINES[level](uids[level - 1], values)
-    return lines if level in plan.default_levels else [line for line in lines if line[1:9] in _INHERITED]
+def lines_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Lined]:
+    """The rows of a query's statement as the texts of their elements; the elements of ``answers_of``."""
+    if not _has_lines(plan):
+        answers = answers_of(plan, rows)
+        return [Lined([_line(*one) for one in answer.attributes.items()], answer.place) for answer in answers]
+    return [Lined(lines, place_of(plan.level, row)) for row, lines in _joined_lines(plan, rows)]
+
+
+def _joined_lines(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], list[str]]]:
+    """Each row with the lines of its answer, in no order. What neighbours have in common is read once."""
+    wanted = frozenset(tag for tag, _, _ in plan.elements)
+    blanks = [(tag, _line(tag, empty)) for tag, _, empty in plan.elements if empty and tag not in _ALWAYS_THERE]
+    own, (*above, own_span) = _LINES[plan.level], spans_of(plan).items()
+    _, span = own_span
+    parents: Sequence[str] | None = None
+    shared: list[str] = []
+    for row in rows:
+        uids = row[: plan.level]
+        if uids[:-1] != parents:
+            parents = uids[:-1]
+            held = [line for level, where in above for line in _LINES[level](uids[level - 1], row[where])]
+            shared = [_AVAILABILITY, *(line for line in held if line[1:9] in wanted)]
+        lines = own(uids[-1], row[span]) + shared
+        if blanks:
+            present = {line[1:9] for line in lines}
+            lines += [line for tag, line in blanks if tag not in present]
+        yield row, lines
 
 
 def _text(attributes: Mapping[str, JsonElement], url: str) -> str:

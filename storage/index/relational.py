@@ -17,7 +17,7 @@ from storage.index.committer import Committer
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
 from storage.index.extended import incomplete, places, refuse_incomplete, register
-from storage.index.fragments import texts_of
+from storage.index.fragments import lines_of, texts_of
 from storage.index.probes import Rank, outliers_of, probes_of
 from storage.index.reindex import read_chunk, write_chunk
 from storage.index.sql import (
@@ -32,7 +32,19 @@ from storage.index.sql import (
     search_statement,
 )
 from storage.matching import Query
-from storage.model import Answer, BulkValue, Change, Document, Entry, Instance, Level, Progress, Receipt, Scope
+from storage.model import (
+    Answer,
+    BulkValue,
+    Change,
+    Document,
+    Entry,
+    Instance,
+    Level,
+    Lined,
+    Progress,
+    Receipt,
+    Scope,
+)
 
 DOCUMENTS_AT_ONCE = 64
 
@@ -97,6 +109,11 @@ class RelationalIndex:
         """See ``Index.search_json``. The same statements as ``search``."""
         plan = plan_of(query)
         return texts_of(plan, self._found(query, plan), url_of)
+
+    def search_lines(self, query: Query) -> Sequence[Lined]:
+        """See ``Index.search_lines``. The same statements as ``search``."""
+        plan = plan_of(query)
+        return lines_of(plan, self._found(query, plan))
 
     def _found(self, query: Query, plan: Plan) -> list[Any]:
         """The rows of a search: some probes, and one statement."""

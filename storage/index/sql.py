@@ -81,16 +81,13 @@ _LATEST_OF_PATIENT = """NOT EXISTS (
 class Plan:
     """What the answers to a query hold: for each tag, ascending, the level it comes from and what stands for none.
 
-    It depends on the shape of a query, not on its values. default_levels: those that answers hold the default of.
-    is_default: whether they hold nothing beyond it, not even for what was matched. of_document: tags of the instance's
-    whole metadata to return, all of them, or none.
+    It depends on the shape of a query, not on its values. of_document: tags of the instance's whole metadata to
+    return, all of them, or none.
     """
 
     level: Level
     elements: tuple[tuple[str, Level, JsonElement | None], ...]
     selected: str
-    default_levels: frozenset[Level]
-    is_default: bool
     of_document: frozenset[str] | Literal["all"] = frozenset()
 
 
@@ -160,12 +157,8 @@ def _plan(
         elements.append((tag, level, online))
     sources = {source for tag, source, _ in elements if tag not in _IDENTITY_TAGS}
     ordered = tuple(sorted(elements, key=lambda element: element[0]))
-    is_plain = include == frozenset() and not matched
-    is_named = is_study_named, is_series_named
-    is_default = is_plain or ordered == _plan(known, level, frozenset(), frozenset(), *is_named).elements
     of_document = _of_document(level, include)
-    is_default = is_default and level > Level.PATIENT and not of_document
-    return Plan(level, ordered, _selected(level, sources, of_document), default_levels, is_default, of_document)
+    return Plan(level, ordered, _selected(level, sources, of_document), of_document)
 
 
 def _of_document(level: Level, include: frozenset[str] | Literal["all"]) -> frozenset[str] | Literal["all"]:
@@ -214,7 +207,7 @@ def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
         if plan.of_document:
             elements = _with_document(elements, row[-1 - len(_PLACES[depth])], plan.of_document)
         scope = Scope("") if plan.level is Level.PATIENT else Scope(*uids)
-        answers.append(Answer(plan.level, scope, elements, _place(depth, row)))
+        answers.append(Answer(plan.level, scope, elements, place_of(depth, row)))
     return answers
 
 
@@ -228,7 +221,7 @@ def _with_document(
     return dict(sorted({**found, **elements}.items()))
 
 
-def _place(level: Level, row: Sequence[Any]) -> tuple[str | int, ...]:
+def place_of(level: Level, row: Sequence[Any]) -> tuple[str | int, ...]:
     """The values of ``ORDERS`` in a row."""
     if level is Level.STUDY:
         return row[-1], row[0]

@@ -7,7 +7,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +330,7 @@ _SHAPES: tuple[dict, ...] = (
     {"PatientID": "P1", "StudyDate": "20260102"},
     {"Modality": "CT", "SeriesDescription": ""},
     {"SeriesDescription": "a*", "InstanceNumber": "1"},
+    {"include": frozenset(("00100010", "00080201", "0008103E", "00280008"))},
     {"include": frozenset(("00080070", "00080062"))},
     {"include": "all"},
 )
@@ -349,7 +350,18 @@ def assert_texts_are_the_answers(index: Index, asked: Query) -> int:
         for one in answers
     ]
     assert list(index.search_json(asked, _url_of)) == expected
+    lined = index.search_lines(asked)
+    assert [one.place for one in lined] == [one.place for one in answers]
+    assert [_joined(one.lines) for one in lined] == [
+        orjson.dumps(one.attributes, option=orjson.OPT_SORT_KEYS).decode() for one in answers
+    ]
     return len(expected)
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """The lines of an answer as one JSON object."""
+    assert len({line[1:9] for line in lines}) == len(lines)
+    return f"{{{','.join(sorted(lines))}}}"
 
 
 class IndexContract:

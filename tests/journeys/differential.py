@@ -193,7 +193,7 @@ class Bench:
         self._totals = totals
 
     def ask(self, asked: Question, place: str, *, is_whole: bool = False):
-        """Ask every engine; of a whole question also for the attributes, and for the same as JSON texts."""
+        """Ask every engine; of a whole question also for the attributes, and for the same as texts."""
         try:
             query = asked.query()
         except BadQuery:
@@ -211,6 +211,7 @@ class Bench:
         try:
             answers = list(index.search(query))
             texts = list(index.search_json(query, url_of)) if is_whole and query.level > Level.PATIENT else None
+            lined = [sorted(one.lines) for one in index.search_lines(query)] if is_whole else None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             return [row.uids for row in rows], repr(error)
         expected = [() if query.level is Level.PATIENT else row.uids for row in rows]
@@ -225,6 +226,8 @@ class Bench:
                 return one, other
         if texts is not None and texts != (said := [_json(answer) for answer in answers]):
             return said, texts
+        if lined != (said := [_lines(answer) for answer in answers]):
+            return said, lined
         return None
 
     def _tell(self, name, index, asked, place):
@@ -251,6 +254,13 @@ def _uids(scope: Scope):
 def _json(answer):
     url = {"00081190": {"vr": "UR", "Value": [url_of(answer.scope)]}}
     return orjson.dumps({**answer.attributes, **url}, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _lines(answer):
+    attributes = answer.attributes.items()
+    return sorted(
+        f'"{tag}":{orjson.dumps(element, option=orjson.OPT_SORT_KEYS).decode()}' for tag, element in attributes
+    )
 
 
 def url_of(scope: Scope) -> str:

@@ -51,13 +51,13 @@ def test_the_lines_are_the_elements_that_are_returned_by_default(row):
     assert lines == sorted(lines)
 
 
-def default(level: Level, scope: Scope | None = None, include=frozenset(), **keys: str) -> bool:
+def has_lines(level: Level, scope: Scope | None = None, include=frozenset(), **keys: str) -> bool:
     matches = []
     for keyword, text in keys.items():
         attribute = by_keyword(keyword)
         assert attribute is not None
         matches.append(Match.of(attribute, text))
-    return plan_of(Query(level, tuple(matches), scope, include)).is_default
+    return fragments._has_lines(plan_of(Query(level, tuple(matches), scope, include)))
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,11 @@ def default(level: Level, scope: Scope | None = None, include=frozenset(), **key
         (Level.INSTANCE, Scope("1.2", "1.3"), {}),
         (Level.INSTANCE, Scope("1.2"), {"InstanceNumber": "1"}),
         (Level.INSTANCE, None, {}),
+        (Level.SERIES, Scope("1.2"), {"PatientID": "A", "SeriesDescription": ""}),
     ],
 )
-def test_searches_that_are_asked_most_are_answered_with_the_default(level, scope, keys):
-    assert default(level, scope, **keys)
+def test_searches_that_are_asked_most_are_answered_from_lines(level, scope, keys):
+    assert has_lines(level, scope, **keys)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +85,10 @@ def test_searches_that_are_asked_most_are_answered_with_the_default(level, scope
         (Level.STUDY, None, frozenset(("00101010",)), {}),
         (Level.STUDY, None, "all", {}),
         (Level.STUDY, None, frozenset(), {"IssuerOfPatientID": "A"}),
-        (Level.SERIES, Scope("1.2"), frozenset(), {"PatientID": "A"}),
-        (Level.SERIES, Scope("1.2"), frozenset(), {"SeriesDescription": ""}),
     ],
 )
-def test_what_is_asked_for_beyond_the_default_is_no_default(level, scope, include, keys):
-    assert not default(level, scope, include, **keys)
+def test_what_has_no_lines_is_not_answered_from_lines(level, scope, include, keys):
+    assert not has_lines(level, scope, include, **keys)
 
 
 def test_long_texts_of_strangers_are_not_kept_in_memory():

@@ -6,12 +6,12 @@ import pytest
 
 from gateway.dimse.contexts import PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND, STUDY_ROOT_FIND
 from gateway.dimse.models import MODELS, Extended
-from gateway.dimse.query_keys import Key, answer_elements, read_query
+from gateway.dimse.query_keys import Key, read_query
 from storage.attributes import extended_by
 from storage.errors import BadQuery
 from storage.extended import read_extended
 from storage.matching import MatchKind
-from storage.model import Answer, Level, Scope
+from storage.model import Level, Scope
 
 RELATIONAL = Extended(is_relational=True)
 
@@ -141,10 +141,8 @@ def test_a_private_key_is_matched_by_its_vr_with_its_creator_or_without(value, c
         assert asked.query.matches[0].accepts(element("LO", "HÄLS"))
         assert asked.query.matches[1].accepts(element("IS", 7))
         assert asked.is_complete
-        answer = answer_elements(asked, Answer(Level.STUDY, Scope("1.2"), {"00191008": element("LO", "HÄLS")}), "AE")
-    assert answer.get("00190010") == (element("LO", "ACME") if creator else None)
-    assert answer["00191008"] == element("LO", "HÄLS")
-    assert answer["00211001"] == element("IS")
+    assert asked.creators == ({"00190010": element("LO", "ACME")} if creator else {})
+    assert asked.keys == {"00191008": Key("LO"), "00211001": Key("IS")}
 
 
 def test_a_private_key_of_another_creator_is_not_ours():
@@ -272,33 +270,3 @@ def test_the_patient_above_a_level_is_matched_and_returned():
 def test_empty_and_multiple_values_are_matched_where_they_were_negotiated(extended, value, kind):
     asked = read(keys("STUDY", t00080050=element("SH", *value.split("\\"))), extended)
     assert [match.kind for match in asked.query.matches] == [kind]
-
-
-def test_an_answer_holds_what_was_asked_empty_where_unknown_and_where_to_retrieve():
-    asked = read(keys("STUDY", t00100010=element("PN"), t00081030=element("LO"), t0020000D=element("UI")))
-    answer = Answer(
-        Level.STUDY,
-        Scope("1.2"),
-        {"0020000D": element("UI", "1.2"), "00100010": element("PN", {"Alphabetic": "A"}), "00080020": element("DA")},
-    )
-    assert answer_elements(asked, answer, "GATEWAY") == {
-        "00080052": element("CS", "STUDY"),
-        "00080054": element("AE", "GATEWAY"),
-        "00080056": element("CS", "ONLINE"),
-        "00081030": element("LO"),
-        "00100010": element("PN", {"Alphabetic": "A"}),
-        "0020000D": element("UI", "1.2"),
-    }
-
-
-def test_items_of_an_answer_hold_what_was_asked_of_them():
-    asked = read(keys("SERIES", t0020000D=element("UI", "1.2"), t00400275=element("SQ", {"00400009": element("SH")})))
-    item = {"00400009": element("SH", "S1"), "00401001": element("SH", "P1")}
-    answer = Answer(Level.SERIES, Scope("1.2", "1.3"), {"00400275": element("SQ", item)})
-    assert answer_elements(asked, answer, "X")["00400275"] == element("SQ", {"00400009": element("SH", "S1")})
-
-
-def test_the_time_zone_of_an_answer_is_told():
-    asked = read(keys("STUDY", t00080030=element("TM")))
-    answer = Answer(Level.STUDY, Scope("1.2"), {"00080201": element("SH", "+0200")})
-    assert answer_elements(asked, answer, "X")["00080201"] == element("SH", "+0200")

@@ -145,11 +145,11 @@ def test_a_cancel_ends_a_query_soon(listener):
     cancelled = threading.Event()
 
     class Endless(Session):
-        def search(self, query):
+        def search_lines(self, query):
             if query.after:
                 first_sent.set()
                 assert cancelled.wait(10)
-            (answer,) = super().search(Query(query.level, include=query.include, limit=1))
+            (answer,) = super().search_lines(Query(query.level, include=query.include, limit=1))
             return [answer] * query.limit
 
     peer = raw_association(listener, STORAGE)

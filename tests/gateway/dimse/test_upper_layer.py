@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pynetdicom.dimse_messages import C_ECHO_RSP
 from pynetdicom.pdu import P_DATA_TF
 
+from gateway.dimse import command
 from gateway.dimse.command import Element, Field, encode
 from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DeadlineError, DrainingError
 from gateway.dimse.contexts import Proposed, negotiate
@@ -274,7 +275,7 @@ def test_a_peer_that_reads_nothing_is_given_up(ends):
     request = peer.next_request()
     started = time.monotonic()
     with pytest.raises(DeadlineError, match="unread"):
-        peer.respond(request, 0, data_set=bytes(64 << 20))
+        peer.hold(request.context.context_id, b"", bytes(64 << 20))
     assert time.monotonic() - started < 20
 
 
@@ -283,7 +284,10 @@ def test_answers_keep_to_the_maximum_the_peer_announced(ends, maximum):
     peer = association(ends, peer_maximum_bytes=maximum)
     ends.peer.sendall(p_data(pdv(3, 3, ECHO)))
     data = bytes(range(256)) * 80
-    peer.respond(peer.next_request(), 0xFF00, data_set=data)
+    request = peer.next_request()
+    pending = command.response(request.command, 0xFF00, has_data_set=True)
+    peer.hold(request.context.context_id, pending, data)
+    peer.flush()
     ends.connection.close()
     wire = b"".join(iter(lambda: ends.peer.recv(65536), b""))
     message, values = C_ECHO_RSP(), b""

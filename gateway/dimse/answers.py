@@ -1,0 +1,159 @@
+"""The Identifiers of the answers to a C-FIND, from the texts of their elements. Pure; PS3.4 §C.4.1.1.3.2
+
+An answer has some ten elements, and of a query there may be a hundred thousand: whatever is the same for all of them
+is made once, and the text of a plain value goes to its place without being parsed. All else is parsed and encoded as
+any Identifier is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
+from typing import Protocol
+
+import orjson
+
+from gateway.dimse.characters import encode_text
+from gateway.dimse.identifier import (
+    CHARACTER_SET_VRS,
+    LONGEST_SHORT_VALUE,
+    SPECIFIC_CHARACTER_SET,
+    attempts,
+    encode_element,
+    header,
+    padding,
+)
+from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
+from storage.model import JsonElement, Lined
+from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
+
+# What stands around the one value, or the values, in the line of an element of that VR; None where it is parsed.
+_TEXT = ('"', '"')
+_AROUND = dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UI"), _TEXT) | {
+    "PN": ('{"Alphabetic":"', '"}'),
+    "IS": ("", ""),
+}
+
+
+class Answers:
+    """The Identifiers of the answers to one query: its keys, empty where unknown, and where to retrieve (CF3).
+
+    The time zone of an answer is told where it has one. Text is in the character set of the query when that
+    suffices, else in ISO_IR 192 (CF8).
+    """
+
+    def __init__(self, asked: Asked, ae_title: str, transfer_syntax_uid: str) -> None:
+        self.asked = asked
+        is_explicit = transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN
+        said = {
+            QUERY_LEVEL: {"vr": "CS", "Value": [asked.level_name]},
+            RETRIEVE_AE_TITLE: {"vr": "AE", "Value": [ae_title]},
+            INSTANCE_AVAILABILITY: {"vr": "CS", "Value": ["ONLINE"]},
+            **asked.creators,
+        }
+        slots: dict[str, _Slot] = {TIMEZONE_OFFSET: _Plain(TIMEZONE_OFFSET, "SH", is_explicit, is_optional=True)}
+        slots |= {tag: _slot(tag, key, is_explicit) for tag, key in asked.keys.items()}
+        slots |= {tag: _Said(tag, element, is_explicit) for tag, element in said.items()}
+        self._slots = [slots[tag] for tag in sorted(slots)]
+        self._of_character_set = sum(tag < SPECIFIC_CHARACTER_SET for tag in slots)
+        self._attempts = [
+            (
+                encode_element(SPECIFIC_CHARACTER_SET, {"vr": "CS", "Value": [terms]}, is_explicit) if terms else b"",
+                codecs,
+            )
+            for terms, codecs in attempts(asked.character_set)
+        ]
+
+    def encode(self, found: Iterable[Lined]) -> list[bytes]:
+        """An Identifier for each answer."""
+        return [self._encoded({line[1:9]: line for line in one.lines}) for one in found]
+
+    def _encoded(self, lines: Mapping[str, str]) -> bytes:
+        for character_set, codecs in self._attempts:
+            try:
+                elements = [slot.encode(lines.get(slot.tag), codecs) for slot in self._slots]
+            except UnicodeError:
+                continue
+            elements.insert(self._of_character_set, character_set)
+            return b"".join(elements)
+        return b""
+
+
+class _Slot(Protocol):
+    """The place of one element, in ascending order of tags."""
+
+    tag: str
+
+    def encode(self, line: str | None, codecs: tuple[str, ...]) -> bytes:
+        """The element. Raises UnicodeError for text that the codecs do not have."""
+        ...
+
+
+class _Said:
+    """An element that is the same in all answers."""
+
+    def __init__(self, tag: str, element: JsonElement, is_explicit: bool) -> None:
+        self.tag = tag
+        self._encoded = lru_cache(partial(encode_element, tag, element, is_explicit))
+
+    def encode(self, _: str | None, codecs: tuple[str, ...]) -> bytes:
+        return self._encoded(codecs)
+
+
+class _Parsed:
+    """An element of any VR. item_tags: of a sequence, what its items are to hold; none means all."""
+
+    def __init__(self, tag: str, vr: str, item_tags: frozenset[str], is_explicit: bool) -> None:
+        self.tag = tag
+        self._item_tags = item_tags
+        self._is_explicit = is_explicit
+        self._empty = encode_element(tag, {"vr": vr}, is_explicit)
+
+    def encode(self, line: str | None, codecs: tuple[str, ...]) -> bytes:
+        if line is None:
+            return self._empty
+        element = orjson.loads(f"{{{line}}}")[self.tag]
+        if self._item_tags:
+            items = element.get("Value") or ()
+            kept = [{tag: item[tag] for tag in self._item_tags & item.keys()} for item in items]
+            element = {"vr": "SQ", "Value": kept}
+        return encode_element(self.tag, element, self._is_explicit, codecs)
+
+
+class _Plain(_Parsed):
+    """An element of a VR whose usual values stand in the line as they do in a Data Set."""
+
+    def __init__(self, tag: str, vr: str, is_explicit: bool, *, is_optional: bool = False) -> None:
+        super().__init__(tag, vr, frozenset(), is_explicit)
+        if is_optional:
+            self._empty = b""
+        opening, closing = _AROUND[vr]
+        self._opening, self._closing = f'"{tag}":{{"Value":[{opening}', f'{closing}],"vr":"{vr}"}}'
+        self._start, self._end = len(self._opening), -len(self._closing)
+        self._is_number, self._is_name, self._has_character_set = not opening, vr == "PN", vr in CHARACTER_SET_VRS
+        self._header, self._length_bytes = header(tag, vr, is_explicit)
+        self._padding = padding(vr)
+
+    def encode(self, line: str | None, codecs: tuple[str, ...]) -> bytes:
+        if line is None or not (line.startswith(self._opening) and line.endswith(self._closing)):
+            return super().encode(line, codecs)
+        value = line[self._start : self._end]
+        if "\\" in value or (self._is_number and not value.isdigit()):  # an escape of JSON, several or broken numbers
+            return super().encode(line, codecs)
+        if '"' in value:
+            value = value.replace('","', "\\")
+        if '"' in value or not (self._has_character_set or value.isascii()):
+            return super().encode(line, codecs)
+        raw = value.encode() if value.isascii() else encode_text(value, codecs, is_name=self._is_name)
+        if len(raw) & 1:
+            raw += self._padding
+        if len(raw) > LONGEST_SHORT_VALUE:
+            return super().encode(line, codecs)
+        return self._header + len(raw).to_bytes(self._length_bytes, "little") + raw
+
+
+@lru_cache(maxsize=1024)
+def _slot(tag: str, key: Key, is_explicit: bool) -> _Slot:
+    if key.vr in _AROUND and not key.item_tags:
+        return _Plain(tag, key.vr, is_explicit)
+    return _Parsed(tag, key.vr, key.item_tags, is_explicit)
