@@ -8,7 +8,7 @@ any Identifier is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 
 import orjson
@@ -26,6 +26,8 @@ from gateway.dimse.identifier import (
 from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
 from storage.model import JsonElement, Lined
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
+
+_KNOWN_ELEMENTS, _KNOWN_CHARACTERS = 256, 256  # of each key: as many of its lines are kept, with as many characters
 
 # What stands around the one value, or the values, in the line of an element of that VR; None where it is parsed.
 _TEXT = ('"', '"')
@@ -54,38 +56,52 @@ class Answers:
         slots: dict[str, _Slot] = {TIMEZONE_OFFSET: _Plain(TIMEZONE_OFFSET, "SH", is_explicit, is_optional=True)}
         slots |= {tag: _slot(tag, key, is_explicit) for tag, key in asked.keys.items()}
         slots |= {tag: _Said(tag, element, is_explicit) for tag, element in said.items()}
-        self._slots = [slots[tag] for tag in sorted(slots)]
-        self._of_character_set = sum(tag < SPECIFIC_CHARACTER_SET for tag in slots)
-        self._attempts = [
-            (
-                encode_element(SPECIFIC_CHARACTER_SET, {"vr": "CS", "Value": [terms]}, is_explicit) if terms else b"",
-                codecs,
-            )
-            for terms, codecs in attempts(asked.character_set)
-        ]
+        self._attempts = []
+        for terms, codecs in attempts(asked.character_set):
+            character_set = {"vr": "CS", "Value": [terms]}
+            named = {SPECIFIC_CHARACTER_SET: _Said(SPECIFIC_CHARACTER_SET, character_set, is_explicit)} if terms else {}
+            self._attempts.append(_Attempt({**slots, **named}, codecs))
 
     def encode(self, found: Iterable[Lined]) -> list[bytes]:
         """An Identifier for each answer."""
         return [self._encoded({line[1:9]: line for line in one.lines}) for one in found]
 
     def _encoded(self, lines: Mapping[str, str]) -> bytes:
-        for character_set, codecs in self._attempts:
+        for attempt in self._attempts:
             try:
-                elements = [slot.encode(lines.get(slot.tag), codecs) for slot in self._slots]
+                return attempt.encode(lines)
             except UnicodeError:
                 continue
-            elements.insert(self._of_character_set, character_set)
-            return b"".join(elements)
         return b""
 
 
+class _Attempt:
+    """Answers in one character set. What some answers have in common is encoded once."""
+
+    def __init__(self, slots: Mapping[str, _Slot], codecs: tuple[str, ...]) -> None:
+        self._codecs = codecs
+        self._places: list[tuple[str, _Slot, dict[str, bytes]]] = [(tag, slots[tag], {}) for tag in sorted(slots)]
+
+    def encode(self, lines: Mapping[str, str]) -> bytes:
+        elements = []
+        for tag, slot, known in self._places:
+            line = lines.get(tag, "")
+            element = known.get(line)
+            if element is None:
+                element = slot.encode(line, self._codecs)
+                if len(line) <= _KNOWN_CHARACTERS:
+                    if len(known) >= _KNOWN_ELEMENTS:
+                        known.clear()
+                    known[line] = element
+            elements.append(element)
+        return b"".join(elements)
+
+
 class _Slot(Protocol):
-    """The place of one element, in ascending order of tags."""
+    """The place of one element."""
 
-    tag: str
-
-    def encode(self, line: str | None, codecs: tuple[str, ...]) -> bytes:
-        """The element. Raises UnicodeError for text that the codecs do not have."""
+    def encode(self, line: str, codecs: tuple[str, ...]) -> bytes:
+        """The element; of no line, an empty one. Raises UnicodeError for text that the codecs do not have."""
         ...
 
 
@@ -93,31 +109,30 @@ class _Said:
     """An element that is the same in all answers."""
 
     def __init__(self, tag: str, element: JsonElement, is_explicit: bool) -> None:
-        self.tag = tag
-        self._encoded = lru_cache(partial(encode_element, tag, element, is_explicit))
+        self._tag, self._element, self._is_explicit = tag, element, is_explicit
 
-    def encode(self, _: str | None, codecs: tuple[str, ...]) -> bytes:
-        return self._encoded(codecs)
+    def encode(self, _: str, codecs: tuple[str, ...]) -> bytes:
+        return encode_element(self._tag, self._element, self._is_explicit, codecs)
 
 
 class _Parsed:
     """An element of any VR. item_tags: of a sequence, what its items are to hold; none means all."""
 
     def __init__(self, tag: str, vr: str, item_tags: frozenset[str], is_explicit: bool) -> None:
-        self.tag = tag
+        self._tag = tag
         self._item_tags = item_tags
         self._is_explicit = is_explicit
         self._empty = encode_element(tag, {"vr": vr}, is_explicit)
 
-    def encode(self, line: str | None, codecs: tuple[str, ...]) -> bytes:
-        if line is None:
+    def encode(self, line: str, codecs: tuple[str, ...]) -> bytes:
+        if not line:
             return self._empty
-        element = orjson.loads(f"{{{line}}}")[self.tag]
+        element = orjson.loads(f"{{{line}}}")[self._tag]
         if self._item_tags:
             items = element.get("Value") or ()
             kept = [{tag: item[tag] for tag in self._item_tags & item.keys()} for item in items]
             element = {"vr": "SQ", "Value": kept}
-        return encode_element(self.tag, element, self._is_explicit, codecs)
+        return encode_element(self._tag, element, self._is_explicit, codecs)
 
 
 class _Plain(_Parsed):
@@ -134,8 +149,8 @@ class _Plain(_Parsed):
         self._header, self._length_bytes = header(tag, vr, is_explicit)
         self._padding = padding(vr)
 
-    def encode(self, line: str | None, codecs: tuple[str, ...]) -> bytes:
-        if line is None or not (line.startswith(self._opening) and line.endswith(self._closing)):
+    def encode(self, line: str, codecs: tuple[str, ...]) -> bytes:
+        if not (line.startswith(self._opening) and line.endswith(self._closing)):
             return super().encode(line, codecs)
         value = line[self._start : self._end]
         if "\\" in value or (self._is_number and not value.isdigit()):  # an escape of JSON, several or broken numbers
