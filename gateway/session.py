@@ -59,7 +59,7 @@ class Session:
         self.actor.permit(Verb.SEARCH)
         return self._archive.search_json(query, url_of)
 
-    def search_lines(self, query: Query) -> Sequence[Lined]:
+    def search_lines(self, query: Query) -> Lined:
         """The same as texts of elements. See ``Index.search_lines``."""
         self.actor.permit(Verb.SEARCH)
         return self._archive.search_lines(query)

@@ -97,7 +97,7 @@ class Archive:
         """The same as JSON texts. See ``Index.search_json``."""
         return self._index.search_json(query, url_of)
 
-    def search_lines(self, query: Query) -> Sequence[Lined]:
+    def search_lines(self, query: Query) -> Lined:
         """The same as texts of elements. See ``Index.search_lines``."""
         return self._index.search_lines(query)
 

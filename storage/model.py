@@ -165,13 +165,14 @@ class Progress:
 
 
 class Lined(NamedTuple):
-    """One match of a search, ready as text: what ``Answer`` holds, but in no order and with no scope.
+    """The matches of a search, ready as text.
 
-    lines: one for each element, ``"00100010":{"Value":[...],"vr":"PN"}``: the member of a JSON object, with keys
-    ascending and no blanks. place: as of ``Answer``.
+    lines: for each match the attributes of its ``Answer`` by tag, in no order, each as ``"00100010":{"Value":[...],
+    "vr":"PN"}``: the member of a JSON object, with keys ascending and no blanks. place: of the last one, as of its
+    ``Answer``; empty without any.
     """
 
-    lines: Sequence[str]
+    lines: Sequence[Mapping[str, str]]
     place: tuple[str | int, ...]
 
 

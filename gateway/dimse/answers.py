@@ -24,7 +24,7 @@ from gateway.dimse.identifier import (
     padding,
 )
 from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
-from storage.model import JsonElement, Lined
+from storage.model import JsonElement
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
 
 _KNOWN_ELEMENTS, _KNOWN_CHARACTERS = 256, 256  # of each key: as many of its lines are kept, with as many characters
@@ -62,9 +62,9 @@ class Answers:
             named = {SPECIFIC_CHARACTER_SET: _Said(SPECIFIC_CHARACTER_SET, character_set, is_explicit)} if terms else {}
             self._attempts.append(_Attempt({**slots, **named}, codecs))
 
-    def encode(self, found: Iterable[Lined]) -> list[bytes]:
-        """An Identifier for each answer."""
-        return [self._encoded({line[1:9]: line for line in one.lines}) for one in found]
+    def encode(self, found: Iterable[Mapping[str, str]]) -> list[bytes]:
+        """An Identifier for each answer, which is given as ``storage.model.Lined`` has it."""
+        return [self._encoded(lines) for lines in found]
 
     def _encoded(self, lines: Mapping[str, str]) -> bytes:
         for attempt in self._attempts:

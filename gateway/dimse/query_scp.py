@@ -27,7 +27,6 @@ from gateway.dimse.status import (
 from gateway.dimse.upper_layer import UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
 from storage.errors import TooLarge
-from storage.model import Lined
 
 _PAGE_ANSWERS = 500
 _ANSWERS_TO_CANCEL = 20  # looking for a C-CANCEL is a system call
@@ -57,21 +56,23 @@ def find(association: Association, request: Request, session: Session, service: 
         page = attempt(partial(session.search_lines, replace(query, limit=count)), find_reply)
         if isinstance(page, Reply):
             return page
-        failed = _send(association, request, answers, page[:left])
+        failed = _send(association, request, answers, page.lines[:left])
         if failed is not None:
             return failed
-        if len(page) > left:
+        if len(page.lines) > left:
             return Reply(OUT_OF_RESOURCES, comment="There are more matches than may be returned")
-        if len(page) < count:
+        if len(page.lines) < count:
             return Reply(CANCELLED) if _is_cancelled(association, request) else Reply(SUCCESS)
-        left -= len(page)
-        query = replace(query, after=page[-1].place)
+        left -= len(page.lines)
+        query = replace(query, after=page.place)
 
 
-def _send(association: Association, request: Request, answers: Answers, found: Sequence[Lined]) -> Reply | None:
+def _send(
+    association: Association, request: Request, answers: Answers, found: Sequence[Mapping[str, str]]
+) -> Reply | None:
     """Send some answers; a reply says why not all of them."""
     pending = PENDING if answers.asked.is_complete else PENDING_WITHOUT_SOME_KEYS
-    head = command.response(request.command, pending, has_data_set=True)
+    head = association.head(request.context.context_id, command.response(request.command, pending, has_data_set=True))
     for start in range(0, len(found), _ANSWERS_TO_CANCEL):
         if _is_cancelled(association, request):
             return Reply(CANCELLED)
@@ -79,7 +80,7 @@ def _send(association: Association, request: Request, answers: Answers, found: S
         if isinstance(encoded, Reply):
             return encoded
         for one in encoded:
-            association.hold(request.context.context_id, head, one)
+            association.hold(head, request.context.context_id, one)
     association.flush()
     return None
 

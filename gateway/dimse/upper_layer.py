@@ -310,11 +310,15 @@ class Association:
         self._outgoing += self._pdus(request.context.context_id, encoded, _COMMAND)
         self.flush()
 
-    def hold(self, context_id: int, encoded_command: bytes, data_set: bytes) -> None:
+    def head(self, context_id: int, encoded_command: bytes) -> bytes:
+        """A command as it goes over the wire, for messages that have it in common."""
+        return b"".join(self._pdus(context_id, encoded_command, _COMMAND))
+
+    def hold(self, head: bytes, context_id: int, data_set: bytes) -> None:
         """Send a message some time before the next ``flush`` or ``respond``, so that a few may go together."""
-        pdus = self._pdus(context_id, encoded_command, _COMMAND) + self._pdus(context_id, data_set, 0)
-        self._outgoing += pdus
-        self._outgoing_bytes += sum(map(len, pdus))
+        pdus = self._pdus(context_id, data_set, 0)
+        self._outgoing += (head, *pdus)
+        self._outgoing_bytes += len(head) + len(data_set)
         if self._outgoing_bytes >= _HELD_BYTES:
             self.flush()
 

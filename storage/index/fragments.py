@@ -83,12 +83,12 @@ def _parsed(text: str) -> Mapping[str, JsonElement]:
 _recent_attributes = lru_cache(maxsize=256)(_parsed)
 
 
-def _default_lines(text: str | None) -> list[str]:
-    """The lines of the elements that answers hold by default; none where the plan had no use for the column."""
+def _default_lines(text: str | None) -> dict[str, str]:
+    """The elements that answers hold by default, by tag; none where the plan had no use for the column."""
     if text is None:
-        return []
+        return {}
     end = text.find(_BEFORE_OTHERS)  # -1 without others: then it ends before the closing brace
-    return text[1:end].split(_BETWEEN_LINES)
+    return {line[1:9]: line for line in text[1:end].split(_BETWEEN_LINES)}
 
 
 # ---- lines of an answer --------------------------------------------------------------------------------------------
@@ -115,28 +115,33 @@ def _modalities_line(packed: str | None) -> str:
 _recent_modalities = lru_cache(maxsize=256)(_modalities_line)
 
 
-def _study_lines(uid: str, values: Sequence[Any]) -> list[str]:
+def _study_lines(uid: str, values: Sequence[Any]) -> dict[str, str]:
     attributes, modalities, _, series, instances = values
-    return [
-        *_default_lines(attributes),
-        _modalities(modalities),
-        _uid("0020000D", uid),
-        _count("00201206", series),
-        _count("00201208", instances),
-    ]
+    lines = _default_lines(attributes)
+    lines["00080061"] = _modalities(modalities)
+    lines["0020000D"] = _uid("0020000D", uid)
+    lines["00201206"] = _count("00201206", series)
+    lines["00201208"] = _count("00201208", instances)
+    return lines
 
 
-def _series_lines(uid: str, values: Sequence[Any]) -> list[str]:
+def _series_lines(uid: str, values: Sequence[Any]) -> dict[str, str]:
     attributes, instances = values
-    return [*_default_lines(attributes), _uid("0020000E", uid), _count("00201209", instances)]
+    lines = _default_lines(attributes)
+    lines["0020000E"] = _uid("0020000E", uid)
+    lines["00201209"] = _count("00201209", instances)
+    return lines
 
 
-def _instance_lines(uid: str, values: Sequence[Any]) -> list[str]:
+def _instance_lines(uid: str, values: Sequence[Any]) -> dict[str, str]:
     attributes, sop_class_uid, _ = values
-    return [*_default_lines(attributes), _uid("00080016", sop_class_uid), _uid("00080018", uid)]
+    lines = _default_lines(attributes)
+    lines["00080016"] = _uid("00080016", sop_class_uid)
+    lines["00080018"] = _uid("00080018", uid)
+    return lines
 
 
-_LINES: Mapping[Level, Callable[[str, Sequence[Any]], list[str]]] = {
+_LINES: Mapping[Level, Callable[[str, Sequence[Any]], dict[str, str]]] = {
     Level.STUDY: _study_lines,
     Level.SERIES: _series_lines,
     Level.INSTANCE: _instance_lines,
@@ -160,39 +165,38 @@ def texts_of(plan: Plan, rows: Iterable[Sequence[Any]], url_of: Callable[[Scope]
         return [_text(answer.attributes, url_of(answer.scope)) for answer in answers_of(plan, rows)]
     texts = []
     for row, lines in _joined_lines(plan, rows):
-        lines.append(_line(_RETRIEVE_URL, {"vr": "UR", "Value": [url_of(Scope(*row[: plan.level]))]}))
-        lines.sort()
-        texts.append(f"{{{','.join(lines)}}}")
+        lines[_RETRIEVE_URL] = _line(_RETRIEVE_URL, {"vr": "UR", "Value": [url_of(Scope(*row[: plan.level]))]})
+        texts.append(f"{{{','.join(sorted(lines.values()))}}}")
     return texts
 
 
-def lines_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Lined]:
-    """The rows of a query's statement as the texts of their elements; the elements of ``answers_of``."""
+def lines_of(plan: Plan, rows: Sequence[Sequence[Any]]) -> Lined:
+    """The rows of a query's statement as the texts of their elements, which are those of ``answers_of``."""
     if not _has_lines(plan):
         answers = answers_of(plan, rows)
-        return [Lined([_line(*one) for one in answer.attributes.items()], answer.place) for answer in answers]
-    return [Lined(lines, place_of(plan.level, row)) for row, lines in _joined_lines(plan, rows)]
+        lines = [{tag: _line(tag, element) for tag, element in answer.attributes.items()} for answer in answers]
+        return Lined(lines, answers[-1].place if answers else ())
+    lines = [lines for _, lines in _joined_lines(plan, rows)]
+    return Lined(lines, place_of(plan.level, rows[-1]) if rows else ())
 
 
-def _joined_lines(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], list[str]]]:
-    """Each row with the lines of its answer, in no order. What neighbours have in common is read once."""
+def _joined_lines(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], dict[str, str]]]:
+    """Each row with the lines of its answer, by tag. What neighbours have in common is read once."""
     wanted = frozenset(tag for tag, _, _ in plan.elements)
-    blanks = [(tag, _line(tag, empty)) for tag, _, empty in plan.elements if empty and tag not in _ALWAYS_THERE]
+    blank = {tag: _line(tag, empty) for tag, _, empty in plan.elements if empty and tag not in _ALWAYS_THERE}
     own, (*above, own_span) = _LINES[plan.level], spans_of(plan).items()
     _, span = own_span
     parents: Sequence[str] | None = None
-    shared: list[str] = []
+    shared: dict[str, str] = {}
     for row in rows:
         uids = row[: plan.level]
         if uids[:-1] != parents:
             parents = uids[:-1]
-            held = [line for level, where in above for line in _LINES[level](uids[level - 1], row[where])]
-            shared = [_AVAILABILITY, *(line for line in held if line[1:9] in wanted)]
-        lines = own(uids[-1], row[span]) + shared
-        if blanks:
-            present = {line[1:9] for line in lines}
-            lines += [line for tag, line in blanks if tag not in present]
-        yield row, lines
+            shared = {**blank, ONLINE[0]: _AVAILABILITY}
+            for level, where in above:
+                held = _LINES[level](uids[level - 1], row[where])
+                shared |= {tag: line for tag, line in held.items() if tag in wanted}
+        yield row, {**shared, **own(uids[-1], row[span])}
 
 
 def _text(attributes: Mapping[str, JsonElement], url: str) -> str:

@@ -110,7 +110,7 @@ class RelationalIndex:
         plan = plan_of(query)
         return texts_of(plan, self._found(query, plan), url_of)
 
-    def search_lines(self, query: Query) -> Sequence[Lined]:
+    def search_lines(self, query: Query) -> Lined:
         """See ``Index.search_lines``. The same statements as ``search``."""
         plan = plan_of(query)
         return lines_of(plan, self._found(query, plan))

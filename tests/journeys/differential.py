@@ -211,7 +211,7 @@ class Bench:
         try:
             answers = list(index.search(query))
             texts = list(index.search_json(query, url_of)) if is_whole and query.level > Level.PATIENT else None
-            lined = [sorted(one.lines) for one in index.search_lines(query)] if is_whole else None
+            lined = [sorted(lines.values()) for lines in index.search_lines(query).lines] if is_whole else None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             return [row.uids for row in rows], repr(error)
         expected = [() if query.level is Level.PATIENT else row.uids for row in rows]

@@ -9,7 +9,7 @@ from gateway.dimse import identifier
 from gateway.dimse.answers import Answers
 from gateway.dimse.query_keys import Asked, Key
 from storage.matching import Query
-from storage.model import Level, Lined
+from storage.model import Level
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests.gateway.dimse.test_identifier import SETS, SYNTAXES, YAMADA, read_by_pydicom
 
@@ -18,10 +18,10 @@ SAID = {"00080052": "STUDY", "00080054": "GATEWAY", "00080056": "ONLINE"}
 
 def lined(elements):
     """An answer as the index gives it."""
-    lines = [
-        f'"{tag}":{orjson.dumps(element, option=orjson.OPT_SORT_KEYS).decode()}' for tag, element in elements.items()
-    ]
-    return Lined(lines, ())
+    return {
+        tag: f'"{tag}":{orjson.dumps(element, option=orjson.OPT_SORT_KEYS).decode()}'
+        for tag, element in elements.items()
+    }
 
 
 def answers(keys, character_set="", creators=None, syntax=EXPLICIT_VR_LITTLE_ENDIAN):

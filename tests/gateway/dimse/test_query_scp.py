@@ -9,6 +9,7 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from gateway.session import Session
 from storage.matching import Query
+from storage.model import Lined
 from tests import synthetic
 from tests.fix_dimse import (
     ECHO,
@@ -149,8 +150,8 @@ def test_a_cancel_ends_a_query_soon(listener):
             if query.after:
                 first_sent.set()
                 assert cancelled.wait(10)
-            (answer,) = super().search_lines(Query(query.level, include=query.include, limit=1))
-            return [answer] * query.limit
+            (answer,), place = super().search_lines(Query(query.level, include=query.include, limit=1))
+            return Lined([answer] * query.limit, place)
 
     peer = raw_association(listener, STORAGE)
     send(peer, synthetic.data_set())
