@@ -21,6 +21,7 @@ from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Te
 from storage.model import Level
 
 MOST_IDS = 1000
+IDS_AT_ONCE = 64  # of studies that are known in the order of answers: rows that are read at first
 _MOST_PATTERNS = 8
 
 # What has an index in the schema: of values as they sort, and of their trigrams.
@@ -32,6 +33,15 @@ _SORTED = frozenset(
         "study.patient_name_phonetic",
         "study.accession_number",
         "series.modality",
+    )
+)
+# Of these the index says the place in the order of studies as well.
+_PLACED = frozenset(
+    (
+        "study.patient_id",
+        "study.patient_name",
+        "study.patient_name_ideographic",
+        "study.patient_name_phonetic",
     )
 )
 _TRIGRAMS = frozenset(
@@ -74,11 +84,15 @@ class Rank(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A statement for ids of rows of a table, at most one more than ``MOST_IDS``."""
+    """A statement for ids of rows of a table, at most one more than ``MOST_IDS``.
+
+    is_placed: whether each comes with its place in the order of studies.
+    """
 
     rank: Rank
     table: str
     statement: Statement
+    is_placed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +124,8 @@ def probes_of(query: Query, dialect: Dialect) -> Sequence[Probe]:
             arms = [_arms(column, level, dialect) for column in alternatives]
             if all(arms):
                 table = _TABLES[min(alternatives[0].owner, level)]
-                found.append(_probe(table, [arm for of_column in arms for arm in of_column]))
+                is_placed = all(_is_placed(column, level) for column in alternatives)
+                found.append(_probe(table, [arm for of_column in arms for arm in of_column], is_placed=is_placed))
     return sorted(found, key=lambda probe: probe.rank)
 
 
@@ -127,12 +142,19 @@ def outliers_of(query: Query, dialect: Dialect) -> Statement | None:
     return f"SELECT study.id AS id FROM study WHERE {condition} LIMIT {MOST_IDS + 1}", parameters  # noqa: S608 - constant names
 
 
-def _probe(table: str, arms: Sequence[_Arm]) -> Probe:
+def _probe(table: str, arms: Sequence[_Arm], *, is_placed: bool = False) -> Probe:
     """Any arm may find a row. SQLite takes no LIMIT within a compound."""
     texts = " UNION ALL ".join(text for _, (text, _) in arms)
     parameters = [value for _, (_, values) in arms for value in values]
-    text = f"SELECT id FROM ({texts}) AS probe LIMIT {MOST_IDS + 1}"  # noqa: S608 - constant names
-    return Probe(max(rank for rank, _ in arms), table, (text, parameters))
+    rank = max(rank for rank, _ in arms)
+    is_placed = is_placed and rank < Rank.TRIGRAMS
+    fields = "id, study_order, study_instance_uid" if is_placed else "id"
+    text = f"SELECT {fields} FROM ({texts}) AS probe LIMIT {MOST_IDS + 1}"  # noqa: S608 - constant names
+    return Probe(rank, table, (text, parameters), is_placed)
+
+
+def _is_placed(column: _Column, level: Level) -> bool:
+    return level is Level.STUDY and column.full_name in _PLACED
 
 
 def _of_words(query: Query, dialect: Dialect) -> list[Probe]:
@@ -211,7 +233,8 @@ def _ids(column: _Column, level: Level, condition: Statement) -> Statement:
     table = _TABLES[max(column.attribute.level, Level.STUDY)]
     name, tables = _IDS[table, min(column.owner, level)]
     text, parameters = condition
-    return f"SELECT {name} AS id FROM {tables} WHERE {text}", parameters  # noqa: S608 - constant names
+    place = ", study.study_order, study.study_instance_uid" if _is_placed(column, level) else ""
+    return f"SELECT {name} AS id{place} FROM {tables} WHERE {text}", parameters  # noqa: S608 - constant names
 
 
 def _of_dates(match: Match, level: Level, dialect: Dialect) -> Sequence[Probe]:

@@ -6,6 +6,7 @@ Which database that is, is the engine's affair; the statements are the same but 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -47,7 +48,6 @@ from storage.model import (
 )
 
 DOCUMENTS_AT_ONCE = 64
-
 _FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constants
 _SELECT_DOCUMENT = (
     f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
@@ -121,8 +121,8 @@ class RelationalIndex:
         with self._engine.reading() as connection:
             refuse_incomplete(connection, query.conditions())
             lead = self._lead(connection, query)
-            if lead is not None and not lead.ids:
-                return []
+            if lead is not None and (not lead.ids or lead.is_ordered):
+                return self._found_in_order(connection, query, plan, lead)
             outliers = _outliers(connection, query, dialect) if lead is None else ()
             statement = search_statement(query, plan, dialect, lead, outliers)
             return connection.execute(*statement).fetchall()
@@ -135,9 +135,26 @@ class RelationalIndex:
             if probe.rank is Rank.TRIGRAMS and self._engine.expects_many(connection, probe.statement):
                 continue
             rows = connection.execute(*probe.statement).fetchall()
-            if len(rows) <= probes.MOST_IDS:  # else there may be more of them; one row may be found twice
-                return Lead(probe.table, sorted({row[0] for row in rows}))
+            if len(rows) > probes.MOST_IDS:  # there may be more of them
+                continue
+            if not probe.is_placed:
+                return Lead(probe.table, sorted({row[0] for row in rows}))  # one row may be found twice
+            places = {(order, uid): found for found, order, uid in rows}
+            behind = [place for place in places if query.after is None or place < query.after]
+            return Lead(probe.table, [places[place] for place in sorted(behind, reverse=True)], is_ordered=True)
         return None
+
+    def _found_in_order(self, connection: Connection, query: Query, plan: Plan, lead: Lead) -> list[Any]:
+        """The rows of a search among ids in the order of the answers: no more of them are read than a page needs."""
+        end = None if query.limit is None else query.offset + query.limit
+        rows: list[Any] = []
+        start, count = 0, len(lead.ids) if end is None else max(probes.IDS_AT_ONCE, end)
+        while start < len(lead.ids) and (end is None or len(rows) < end):
+            part = replace(lead, ids=lead.ids[start : start + count])
+            asked = replace(query, offset=0, limit=None if end is None else end - len(rows))
+            rows += connection.execute(*search_statement(asked, plan, self._engine.dialect, part)).fetchall()
+            start, count = start + count, count * 4
+        return rows[query.offset :]
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """See ``Index.instances``."""

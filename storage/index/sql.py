@@ -275,10 +275,14 @@ def _put(elements: dict[str, JsonElement], tag: str, vr: str, values: Sequence[s
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Where a statement starts: only these rows of a table can lead to an answer."""
+    """Where a statement starts: only these rows of a table can lead to an answer.
+
+    is_ordered: whether they are studies, in the order of answers.
+    """
 
     table: str
     ids: Sequence[int]
+    is_ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,15 @@ def studies(index: Index, **keys: object) -> list[str]:
     return [answer.scope.study_instance_uid for answer in index.search(query(Level.STUDY, **keys))]
 
 
+def _in_pages(index: Index, asked: Query) -> list[str]:
+    """The same studies, each page asked for behind the one before."""
+    found = []
+    while page := index.search(asked):
+        found += [answer.scope.study_instance_uid for answer in page]
+        asked = replace(asked, after=page[-1].place)
+    return found
+
+
 def value(answer, tag: str):
     """The only value of an element, None for none."""
     return (answer.attributes[tag].get("Value") or [None])[0]
@@ -628,6 +637,22 @@ class IndexContract:
             assert [one for page in pages for one in page] == whole
         assert studies(index, limit=0) == []
         assert studies(index, offset=23) == []
+
+    @pytest.mark.parametrize("key", ["PatientName", "PatientID"])
+    def test_pages_of_studies_that_a_key_leads_to_tile_the_whole(self, index, key):
+        for number in range(1, 181):
+            modality = "MR" if number % 3 == 0 else "CT"
+            date, text = f"2026{1 + number * 7 % 12:02d}{1 + number % 5:02d}", f"SMITH{number * 11 % 180}"
+            index.add(entry(number, number, number, StudyDate=date, Modality=modality, **{key: text}))
+        index.add(entry(500, 500, 500, **{key: "TAYLOR"}))
+        for asked, count in (({key: "SMITH*"}, 180), ({key: "SMITH*", "ModalitiesInStudy": "MR"}, 60)):
+            whole = studies(index, **asked)
+            assert len(whole) == count
+            assert whole == [one for one in studies(index) if one in set(whole)]
+            for size in (7, 64, 100):
+                pages = [studies(index, limit=size, offset=at, **asked) for at in range(0, 190, size)]
+                assert [one for page in pages for one in page] == whole
+                assert _in_pages(index, query(Level.STUDY, limit=size, **asked)) == whole
 
     @pytest.mark.parametrize("level", [Level.SERIES, Level.INSTANCE])
     def test_series_and_instances_come_by_number_then_uid(self, index, level):

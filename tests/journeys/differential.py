@@ -49,28 +49,26 @@ WRITERS = 16
 
 
 @contextlib.contextmanager
-def everything_is_common():
-    """Within it a handful of rows is too many to start at, as a thousand is in a large archive."""
-    usual, probes.MOST_IDS = probes.MOST_IDS, 3
+def opened(place, most_ids=probes.MOST_IDS):
+    """An index that reads the rows it starts at two by two, as it reads hundreds in a large archive.
+
+    most_ids: more rows than these are too many to start at.
+    """
+    usual = probes.MOST_IDS, probes.IDS_AT_ONCE
+    probes.MOST_IDS, probes.IDS_AT_ONCE = most_ids, 2
     try:
-        yield
+        with contextlib.closing(open_index(place)) as index:
+            yield index
     finally:
-        probes.MOST_IDS = usual
-
-
-@contextlib.contextmanager
-def common(place):
-    """An index in which everything is common."""
-    with everything_is_common(), contextlib.closing(open_index(place)) as index:
-        yield index
+        probes.MOST_IDS, probes.IDS_AT_ONCE = usual
 
 
 # Every engine behind the seam: a name, and how an index in a folder is opened.
 ENGINES: dict[str, Callable[[Path], contextlib.AbstractContextManager]] = {
-    "SQLite": lambda folder: contextlib.closing(open_index(folder / "index.sqlite")),
-    "PostgreSQL": lambda folder: contextlib.closing(open_index(database_url(folder))),
-    "SQLite, all common": lambda folder: common(folder / "index.sqlite"),
-    "PostgreSQL, all common": lambda folder: common(database_url(folder)),
+    "SQLite": lambda folder: opened(folder / "index.sqlite"),
+    "PostgreSQL": lambda folder: opened(database_url(folder)),
+    "SQLite, all common": lambda folder: opened(folder / "index.sqlite", most_ids=3),
+    "PostgreSQL, all common": lambda folder: opened(database_url(folder), most_ids=3),
 }
 
 
