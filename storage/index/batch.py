@@ -1,7 +1,8 @@
 """Batch: what is written in one transaction. Parents, rows, counts and changes of an instance belong together (Q28).
 
-Counts and the lists of modalities and SOP classes are put off to the end of the transaction, one update for each
-parent however many instances came. It runs statements on the connection it is given and never commits.
+A new study or series is written with the instance it is for. What parents gain otherwise, counts and the lists of
+modalities and SOP classes, is put off to the end of the transaction, one update for each parent however many instances
+came. It runs statements on the connection it is given and never commits.
 """
 
 from __future__ import annotations
@@ -77,8 +78,17 @@ _ENCODING = (
 _RECEIVED = ("received_at", "last_received_at", "door", "calling_ae", "address")
 
 _GIVING_ID = " RETURNING id"
-_INSERT_STUDY = _insert("study", ("study_instance_uid", *STUDY_DERIVED)) + _GIVING_ID
-_INSERT_SERIES = _insert("series", ("study", "series_instance_uid", *SERIES_DERIVED)) + _GIVING_ID
+_OF_FIRST_INSTANCE = (
+    "modalities_in_study",
+    "sop_classes_in_study",
+    "number_of_study_related_series",
+    "number_of_study_related_instances",
+)
+_INSERT_STUDY = _insert("study", ("study_instance_uid", *STUDY_DERIVED, *_OF_FIRST_INSTANCE)) + _GIVING_ID
+_INSERT_SERIES = (
+    _insert("series", ("study", "series_instance_uid", *SERIES_DERIVED, "number_of_series_related_instances"))
+    + _GIVING_ID
+)
 _INSERT_INSTANCE = (
     _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
 )
@@ -231,7 +241,7 @@ class Batch:
         found = self._connection.execute(_SELECT_CURRENT, (instance.sop_instance_uid,)).fetchone()
         if found is not None:
             return self._receive_again(row.entry, Instance(*found))
-        study, is_new_study = self._study(instance.study_instance_uid, row.study)
+        study, is_new_study = self._study(row)
         series, is_new_series = self._series_of(study, instance.series_instance_uid, row.series)
         is_other = not is_new_study and _names_another_patient(row, study.attributes)
         row_id = self._insert(
@@ -246,7 +256,8 @@ class Batch:
             self._extend(Level.INSTANCE, row_id, row.entry.attributes.get(Level.INSTANCE, {}))
             self._first_id = min(self._first_id or row_id, row_id)
         self._note(STORED, instance.scope)
-        self._gain(study, series, instance, is_new_series=is_new_series)
+        if not is_new_study:
+            self._gain(study, series, instance, is_new_series=is_new_series)
         return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
 
     def _receive_again(self, entry: Entry, current: Instance) -> Receipt:
@@ -283,13 +294,15 @@ class Batch:
     def _received(self, source: Source) -> tuple[str, ...]:
         return (self._now, self._now, source.door, source.calling_ae, source.address)
 
-    def _study(self, uid: str, attributes: Mapping[str, JsonElement]) -> tuple[_Study, bool]:
+    def _study(self, row: Row) -> tuple[_Study, bool]:
+        uid, attributes = row.entry.instance.study_instance_uid, row.study
         study = self._studies.get(uid)
         if study is None:
             found = self._connection.execute(_SELECT_STUDY, (uid,)).fetchone()
             if found is None:
-                study_id = self._insert(_INSERT_STUDY, (uid, *study_values(attributes)))
-                study = self._studies[uid] = _Study(study_id, attributes)
+                lists = united(_modalities(row.series)), united((row.entry.instance.sop_class_uid,))
+                study_id = self._insert(_INSERT_STUDY, (uid, *study_values(attributes), *lists, 1, 1))
+                study = self._studies[uid] = _Study(study_id, attributes, *lists)
                 if self._extended != ():
                     self._extend(Level.STUDY, study_id, attributes)
                 return study, True
@@ -307,7 +320,7 @@ class Batch:
         if series is None:
             found = self._connection.execute(_SELECT_SERIES, (study.id, uid)).fetchone()
             if found is None:
-                series_id = self._insert(_INSERT_SERIES, (study.id, uid, *series_values(attributes)))
+                series_id = self._insert(_INSERT_SERIES, (study.id, uid, *series_values(attributes), 1))
                 series = self._series[study.id, uid] = _Series(series_id, attributes)
                 if self._extended != ():
                     self._extend(Level.SERIES, series_id, attributes)
@@ -331,7 +344,8 @@ class Batch:
             gain = self._gains[study.id] = _Gain(set(unpack(study.modalities)), set(unpack(study.sop_classes)))
         gain.instances += 1
         gain.series += is_new_series
-        gain.instances_of_series[series.id] = gain.instances_of_series.get(series.id, 0) + 1
+        if not is_new_series:
+            gain.instances_of_series[series.id] = gain.instances_of_series.get(series.id, 0) + 1
         gain.sop_classes.add(instance.sop_class_uid)
         gain.modalities.update(modalities)
 
