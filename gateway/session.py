@@ -59,10 +59,10 @@ class Session:
         self.actor.permit(Verb.SEARCH)
         return self._archive.search_json(query, url_of)
 
-    def search_lines(self, query: Query) -> Lined:
+    def search_lines(self, query: Query, tags: Sequence[str]) -> Lined:
         """The same as texts of elements. See ``Index.search_lines``."""
         self.actor.permit(Verb.SEARCH)
-        return self._archive.search_lines(query)
+        return self._archive.search_lines(query, tags)
 
     def incomplete(self) -> frozenset[str]:
         """The tags of extended attributes that are not returned by every answer yet."""

@@ -97,9 +97,9 @@ class Archive:
         """The same as JSON texts. See ``Index.search_json``."""
         return self._index.search_json(query, url_of)
 
-    def search_lines(self, query: Query) -> Lined:
+    def search_lines(self, query: Query, tags: Sequence[str]) -> Lined:
         """The same as texts of elements. See ``Index.search_lines``."""
-        return self._index.search_lines(query)
+        return self._index.search_lines(query, tags)
 
     def instances(self, scope: Scope) -> Sequence[Instance]:
         """The instances of a resource, at least one. Raises NotFound, or Gone when it was deleted."""

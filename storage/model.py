@@ -167,12 +167,12 @@ class Progress:
 class Lined(NamedTuple):
     """The matches of a search, ready as text.
 
-    lines: for each match the attributes of its ``Answer`` by tag, in no order, each as ``"00100010":{"Value":[...],
-    "vr":"PN"}``: the member of a JSON object, with keys ascending and no blanks. place: of the last one, as of its
-    ``Answer``; empty without any.
+    lines: for each match and each of the tags that were asked for the element of its ``Answer``, empty without one: as
+    ``"00100010":{"Value":[...],"vr":"PN"}``, the member of a JSON object, with keys ascending and no blanks. place: of
+    the last match, as of its ``Answer``; empty without any.
     """
 
-    lines: Sequence[Mapping[str, str]]
+    lines: Sequence[Sequence[str]]
     place: tuple[str | int, ...]
 
 

@@ -7,7 +7,8 @@ any Identifier is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -24,7 +25,6 @@ from gateway.dimse.identifier import (
     padding,
 )
 from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
-from storage.model import JsonElement
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
 
 _KNOWN_ELEMENTS, _KNOWN_CHARACTERS = 256, 256  # of each key: as many of its lines are kept, with as many characters
@@ -55,18 +55,20 @@ class Answers:
         }
         slots: dict[str, _Slot] = {TIMEZONE_OFFSET: _Plain(TIMEZONE_OFFSET, "SH", is_explicit, is_optional=True)}
         slots |= {tag: _slot(tag, key, is_explicit) for tag, key in asked.keys.items()}
-        slots |= {tag: _Said(tag, element, is_explicit) for tag, element in said.items()}
+        self.tags = tuple(sorted(slots))
         self._attempts = []
         for terms, codecs in attempts(asked.character_set):
-            character_set = {"vr": "CS", "Value": [terms]}
-            named = {SPECIFIC_CHARACTER_SET: _Said(SPECIFIC_CHARACTER_SET, character_set, is_explicit)} if terms else {}
-            self._attempts.append(_Attempt({**slots, **named}, codecs))
+            named = {SPECIFIC_CHARACTER_SET: {"vr": "CS", "Value": [terms]}} if terms else {}
+            constants = {**said, **named}
+            with contextlib.suppress(UnicodeError):  # of a creator's name
+                encoded = {tag: encode_element(tag, constants[tag], is_explicit, codecs) for tag in constants}
+                self._attempts.append(_Attempt(encoded, slots, codecs))
 
-    def encode(self, found: Iterable[Mapping[str, str]]) -> list[bytes]:
-        """An Identifier for each answer, which is given as ``storage.model.Lined`` has it."""
+    def encode(self, found: Iterable[Sequence[str]]) -> list[bytes]:
+        """An Identifier for each answer, of which the lines of ``tags`` are given as of ``storage.model.Lined``."""
         return [self._encoded(lines) for lines in found]
 
-    def _encoded(self, lines: Mapping[str, str]) -> bytes:
+    def _encoded(self, lines: Sequence[str]) -> bytes:
         for attempt in self._attempts:
             try:
                 return attempt.encode(lines)
@@ -76,16 +78,22 @@ class Answers:
 
 
 class _Attempt:
-    """Answers in one character set. What some answers have in common is encoded once."""
+    """Answers in one character set. What some of them have in common is encoded once.
 
-    def __init__(self, slots: Mapping[str, _Slot], codecs: tuple[str, ...]) -> None:
+    constants: the elements that are the same in all answers, by tag.
+    """
+
+    def __init__(self, constants: Mapping[str, bytes], slots: Mapping[str, _Slot], codecs: tuple[str, ...]) -> None:
+        tags = sorted(constants.keys() | slots.keys())
         self._codecs = codecs
-        self._places: list[tuple[str, _Slot, dict[str, bytes]]] = [(tag, slots[tag], {}) for tag in sorted(slots)]
+        self._template = [constants.get(tag, b"") for tag in tags]
+        self._places: list[tuple[int, _Slot, dict[str, bytes]]] = [
+            (place, slots[tag], {}) for place, tag in enumerate(tags) if tag in slots
+        ]
 
-    def encode(self, lines: Mapping[str, str]) -> bytes:
-        elements = []
-        for tag, slot, known in self._places:
-            line = lines.get(tag, "")
+    def encode(self, lines: Sequence[str]) -> bytes:
+        elements = self._template.copy()
+        for line, (place, slot, known) in zip(lines, self._places, strict=True):
             element = known.get(line)
             if element is None:
                 element = slot.encode(line, self._codecs)
@@ -93,7 +101,7 @@ class _Attempt:
                     if len(known) >= _KNOWN_ELEMENTS:
                         known.clear()
                     known[line] = element
-            elements.append(element)
+            elements[place] = element
         return b"".join(elements)
 
 
@@ -103,16 +111,6 @@ class _Slot(Protocol):
     def encode(self, line: str, codecs: tuple[str, ...]) -> bytes:
         """The element; of no line, an empty one. Raises UnicodeError for text that the codecs do not have."""
         ...
-
-
-class _Said:
-    """An element that is the same in all answers."""
-
-    def __init__(self, tag: str, element: JsonElement, is_explicit: bool) -> None:
-        self._tag, self._element, self._is_explicit = tag, element, is_explicit
-
-    def encode(self, _: str, codecs: tuple[str, ...]) -> bytes:
-        return encode_element(self._tag, self._element, self._is_explicit, codecs)
 
 
 class _Parsed:

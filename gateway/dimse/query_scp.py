@@ -53,7 +53,7 @@ def find(association: Association, request: Request, session: Session, service: 
     query = answers.asked.query
     while True:
         count = min(_PAGE_ANSWERS, left + 1)
-        page = attempt(partial(session.search_lines, replace(query, limit=count)), find_reply)
+        page = attempt(partial(session.search_lines, replace(query, limit=count), answers.tags), find_reply)
         if isinstance(page, Reply):
             return page
         failed = _send(association, request, answers, page.lines[:left])
@@ -67,9 +67,7 @@ def find(association: Association, request: Request, session: Session, service: 
         query = replace(query, after=page.place)
 
 
-def _send(
-    association: Association, request: Request, answers: Answers, found: Sequence[Mapping[str, str]]
-) -> Reply | None:
+def _send(association: Association, request: Request, answers: Answers, found: Sequence[Sequence[str]]) -> Reply | None:
     """Send some answers; a reply says why not all of them."""
     pending = PENDING if answers.asked.is_complete else PENDING_WITHOUT_SOME_KEYS
     head = association.head(request.context.context_id, command.response(request.command, pending, has_data_set=True))

@@ -42,8 +42,8 @@ class Index(Protocol):
         """
         ...
 
-    def search_lines(self, query: Query) -> Lined:
-        """The same matches as the texts of their elements, as cheap as ``search_json``."""
+    def search_lines(self, query: Query, tags: Sequence[str]) -> Lined:
+        """The same matches as the texts of some of their elements, cheap like ``search_json``."""
         ...
 
     def instances(self, scope: Scope) -> Sequence[Instance]:

@@ -83,23 +83,30 @@ def _parsed(text: str) -> Mapping[str, JsonElement]:
 _recent_attributes = lru_cache(maxsize=256)(_parsed)
 
 
-def _default_lines(text: str | None) -> dict[str, str]:
-    """The elements that answers hold by default, by tag; none where the plan had no use for the column."""
+def _split(text: str | None) -> list[str]:
+    """The lines of the elements that answers hold by default; none where the plan had no use for the column."""
     if text is None:
-        return {}
+        return []
     end = text.find(_BEFORE_OTHERS)  # -1 without others: then it ends before the closing brace
-    return {line[1:9]: line for line in text[1:end].split(_BETWEEN_LINES)}
+    return text[1:end].split(_BETWEEN_LINES)
+
+
+def _default_lines(text: str | None) -> dict[str, str]:
+    """The same, by tag."""
+    return {line[1:9]: line for line in _split(text)}
 
 
 # ---- lines of an answer --------------------------------------------------------------------------------------------
 
 
-def _uid(tag: str, uid: str) -> str:
-    return f'"{tag}":{{"Value":["{uid}"],"vr":"UI"}}'
+def _uid_of(tag: str) -> Callable[[str], str]:
+    ahead = f'"{tag}":{{"Value":["'
+    return lambda uid: f'{ahead}{uid}"],"vr":"UI"}}'
 
 
-def _count(tag: str, number: int) -> str:
-    return f'"{tag}":{{"Value":[{number}],"vr":"IS"}}'
+def _count_of(tag: str) -> Callable[[int], str]:
+    ahead = f'"{tag}":{{"Value":['
+    return lambda number: f'{ahead}{number}],"vr":"IS"}}'
 
 
 def _modalities(packed: str | None) -> str:
@@ -114,38 +121,34 @@ def _modalities_line(packed: str | None) -> str:
 
 _recent_modalities = lru_cache(maxsize=256)(_modalities_line)
 
-
-def _study_lines(uid: str, values: Sequence[Any]) -> dict[str, str]:
-    attributes, modalities, _, series, instances = values
-    lines = _default_lines(attributes)
-    lines["00080061"] = _modalities(modalities)
-    lines["0020000D"] = _uid("0020000D", uid)
-    lines["00201206"] = _count("00201206", series)
-    lines["00201208"] = _count("00201208", instances)
-    return lines
-
-
-def _series_lines(uid: str, values: Sequence[Any]) -> dict[str, str]:
-    attributes, instances = values
-    lines = _default_lines(attributes)
-    lines["0020000E"] = _uid("0020000E", uid)
-    lines["00201209"] = _count("00201209", instances)
-    return lines
-
-
-def _instance_lines(uid: str, values: Sequence[Any]) -> dict[str, str]:
-    attributes, sop_class_uid, _ = values
-    lines = _default_lines(attributes)
-    lines["00080016"] = _uid("00080016", sop_class_uid)
-    lines["00080018"] = _uid("00080018", uid)
-    return lines
-
-
-_LINES: Mapping[Level, Callable[[str, Sequence[Any]], dict[str, str]]] = {
-    Level.STUDY: _study_lines,
-    Level.SERIES: _series_lines,
-    Level.INSTANCE: _instance_lines,
+# What a row says beside its attributes: tag, place among the columns of its level, and how it becomes a line.
+_UID = -1  # the place of the UID, which is ahead of all columns
+_OTHERS: Mapping[Level, tuple[tuple[str, int, Callable[[Any], str]], ...]] = {
+    Level.STUDY: (
+        ("00080061", 1, _modalities),
+        ("0020000D", _UID, _uid_of("0020000D")),
+        ("00201206", 3, _count_of("00201206")),
+        ("00201208", 4, _count_of("00201208")),
+    ),
+    Level.SERIES: (
+        ("0020000E", _UID, _uid_of("0020000E")),
+        ("00201209", 1, _count_of("00201209")),
+    ),
+    Level.INSTANCE: (
+        ("00080016", 1, _uid_of("00080016")),
+        ("00080018", _UID, _uid_of("00080018")),
+    ),
 }
+
+
+def _lines(level: Level, uid: str, values: Sequence[Any]) -> dict[str, str]:
+    """What the columns of a level say, by tag."""
+    lines = _default_lines(values[0])
+    for tag, place, line_of in _OTHERS[level]:
+        lines[tag] = line_of(uid if place == _UID else values[place])
+    return lines
+
+
 _AVAILABILITY = _line(*ONLINE)
 _ALWAYS_THERE = frozenset((ONLINE[0], *(a.tag for a in ATTRIBUTES if a.returned is Returned.ALWAYS)))
 _OF_LINES = frozenset((ONLINE[0], *(a.tag for a in ATTRIBUTES if a.returned is not Returned.ON_REQUEST)))
@@ -170,33 +173,78 @@ def texts_of(plan: Plan, rows: Iterable[Sequence[Any]], url_of: Callable[[Scope]
     return texts
 
 
-def lines_of(plan: Plan, rows: Sequence[Sequence[Any]]) -> Lined:
-    """The rows of a query's statement as the texts of their elements, which are those of ``answers_of``."""
-    if not _has_lines(plan):
-        answers = answers_of(plan, rows)
-        lines = [{tag: _line(tag, element) for tag, element in answer.attributes.items()} for answer in answers]
-        return Lined(lines, answers[-1].place if answers else ())
-    lines = [lines for _, lines in _joined_lines(plan, rows)]
-    return Lined(lines, place_of(plan.level, rows[-1]) if rows else ())
-
-
 def _joined_lines(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], dict[str, str]]]:
     """Each row with the lines of its answer, by tag. What neighbours have in common is read once."""
+    span = spans_of(plan)[plan.level]
+    for row, shared in _with_shared(plan, rows):
+        yield row, {**shared, **_lines(plan.level, row[plan.level - 1], row[span])}
+
+
+def _with_shared(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], Mapping[str, str]]]:
+    """Each row with those lines of its answer that its columns do not say; the same mapping for neighbours."""
     wanted = frozenset(tag for tag, _, _ in plan.elements)
     blank = {tag: _line(tag, empty) for tag, _, empty in plan.elements if empty and tag not in _ALWAYS_THERE}
-    own, (*above, own_span) = _LINES[plan.level], spans_of(plan).items()
-    _, span = own_span
+    above = list(spans_of(plan).items())[:-1]
     parents: Sequence[str] | None = None
     shared: dict[str, str] = {}
     for row in rows:
-        uids = row[: plan.level]
-        if uids[:-1] != parents:
-            parents = uids[:-1]
+        uids = row[: plan.level - 1]
+        if uids != parents:
+            parents = uids
             shared = {**blank, ONLINE[0]: _AVAILABILITY}
             for level, where in above:
-                held = _LINES[level](uids[level - 1], row[where])
+                held = _lines(level, uids[level - 1], row[where])
                 shared |= {tag: line for tag, line in held.items() if tag in wanted}
-        yield row, {**shared, **own(uids[-1], row[span])}
+        yield row, shared
+
+
+def lines_of(plan: Plan, rows: Sequence[Sequence[Any]], tags: Sequence[str]) -> Lined:
+    """The rows of a query's statement as the lines of those tags that ``answers_of`` says something of."""
+    if not rows:
+        return Lined([], ())
+    if not _has_lines(plan):
+        answers = answers_of(plan, rows)
+        found = [[_line(tag, one.attributes[tag]) if tag in one.attributes else "" for tag in tags] for one in answers]
+        return Lined(found, answers[-1].place)
+    return Lined(list(_chosen_lines(plan, rows, tags)), place_of(plan.level, rows[-1]))
+
+
+def _chosen_lines(plan: Plan, rows: Iterable[Sequence[Any]], tags: Sequence[str]) -> Iterator[list[str]]:
+    """The lines of each row that are asked for, in the order of their tags.
+
+    A row that keeps all of its level's default elements, or only those that are always there, has each in its place.
+    """
+    own_levels = (Level.PATIENT, Level.STUDY) if plan.level is Level.STUDY else (plan.level,)
+    layouts = [[tag for tag, empty in _defaults(own_levels) if empty], [tag for tag, _ in _defaults(own_levels)]]
+    places = {
+        len(layout): [(number, layout.index(tag)) for number, tag in enumerate(tags) if tag in layout]
+        for layout in layouts
+    }
+    start = spans_of(plan)[plan.level].start
+    others = [
+        (tags.index(tag), plan.level - 1 if place == _UID else start + place, line_of)
+        for tag, place, line_of in _OTHERS[plan.level]
+        if tag in tags
+    ]
+    kept = [(number, tag) for number, tag in enumerate(tags) if tag in layouts[-1]]
+    last: Mapping[str, str] = {}
+    template: list[str] = []
+    for row, shared in _with_shared(plan, rows):
+        if shared is not last:
+            last, template = shared, [shared.get(tag, "") for tag in tags]
+        lines = template.copy()
+        held = _split(row[start])
+        known = places.get(len(held))
+        if known is None:
+            by_tag = {line[1:9]: line for line in held}
+            for number, tag in kept:
+                lines[number] = by_tag.get(tag) or lines[number]
+        else:
+            for number, place in known:
+                lines[number] = held[place]
+        for number, place, line_of in others:
+            lines[number] = line_of(row[place])
+        yield lines
 
 
 def _text(attributes: Mapping[str, JsonElement], url: str) -> str:

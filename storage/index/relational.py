@@ -110,10 +110,10 @@ class RelationalIndex:
         plan = plan_of(query)
         return texts_of(plan, self._found(query, plan), url_of)
 
-    def search_lines(self, query: Query) -> Lined:
+    def search_lines(self, query: Query, tags: Sequence[str]) -> Lined:
         """See ``Index.search_lines``. The same statements as ``search``."""
         plan = plan_of(query)
-        return lines_of(plan, self._found(query, plan))
+        return lines_of(plan, self._found(query, plan), tags)
 
     def _found(self, query: Query, plan: Plan) -> list[Any]:
         """The rows of a search: some probes, and one statement."""

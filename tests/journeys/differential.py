@@ -26,6 +26,7 @@ from pathlib import Path
 
 import orjson
 
+from storage.attributes import ATTRIBUTES
 from storage.errors import BadQuery
 from storage.index import open_index, probes
 from storage.matching import MatchKind
@@ -45,6 +46,7 @@ HOSTILE_STUDIES = 64
 ATTRIBUTES_EVERY = 8
 SHOWN = 20
 ENOUGH = 200
+LINED = sorted({attribute.top_tag for attribute in ATTRIBUTES})
 WRITERS = 16
 
 
@@ -209,7 +211,7 @@ class Bench:
         try:
             answers = list(index.search(query))
             texts = list(index.search_json(query, url_of)) if is_whole and query.level > Level.PATIENT else None
-            lined = [sorted(lines.values()) for lines in index.search_lines(query).lines] if is_whole else None
+            lined = index.search_lines(query, LINED).lines if is_whole else None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             return [row.uids for row in rows], repr(error)
         expected = [() if query.level is Level.PATIENT else row.uids for row in rows]
@@ -255,10 +257,12 @@ def _json(answer):
 
 
 def _lines(answer):
-    attributes = answer.attributes.items()
-    return sorted(
-        f'"{tag}":{orjson.dumps(element, option=orjson.OPT_SORT_KEYS).decode()}' for tag, element in attributes
-    )
+    return [
+        f'"{tag}":{orjson.dumps(answer.attributes[tag], option=orjson.OPT_SORT_KEYS).decode()}'
+        if tag in answer.attributes
+        else ""
+        for tag in LINED
+    ]
 
 
 def url_of(scope: Scope) -> str:

@@ -103,8 +103,8 @@ class Spoiled:
     def search_json(self, query, url_of):
         return self._index.search_json(self._spoil(query), url_of)
 
-    def search_lines(self, query):
-        return self._index.search_lines(self._spoil(query))
+    def search_lines(self, query, tags):
+        return self._index.search_lines(self._spoil(query), tags)
 
 
 def without(keyword):

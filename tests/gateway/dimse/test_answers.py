@@ -16,12 +16,15 @@ from tests.gateway.dimse.test_identifier import SETS, SYNTAXES, YAMADA, read_by_
 SAID = {"00080052": "STUDY", "00080054": "GATEWAY", "00080056": "ONLINE"}
 
 
-def lined(elements):
-    """An answer as the index gives it."""
-    return {
-        tag: f'"{tag}":{orjson.dumps(element, option=orjson.OPT_SORT_KEYS).decode()}'
-        for tag, element in elements.items()
-    }
+def encoded(made, *stored):
+    """Identifiers of answers, which the index gives as lines."""
+    return made.encode(
+        [[_line(tag, elements[tag]) if tag in elements else "" for tag in made.tags] for elements in stored]
+    )
+
+
+def _line(tag, element):
+    return f'"{tag}":{orjson.dumps(element, option=orjson.OPT_SORT_KEYS).decode()}'
 
 
 def answers(keys, character_set="", creators=None, syntax=EXPLICIT_VR_LITTLE_ENDIAN):
@@ -50,8 +53,8 @@ def test_an_answer_holds_what_was_asked_empty_where_unknown_and_where_to_retriev
         "00100020": {"vr": "LO"},
         "00201208": {"vr": "IS", "Value": [12]},
     }
-    (encoded,) = answers(keys, syntax=syntax).encode([lined(stored)])
-    found = read_by_pydicom(encoded, syntax)
+    (answer,) = encoded(answers(keys, syntax=syntax), stored)
+    found = read_by_pydicom(answer, syntax)
     assert told(found) == SAID
     assert (found.StudyInstanceUID, found.PatientName, found.NumberOfStudyRelatedInstances) == ("1.2", "A^B", 12)
     assert found["StudyDescription"].is_empty
@@ -71,8 +74,8 @@ def test_several_values_and_every_usual_vr_are_read_by_another_library():
         "00080008": {"vr": "CS", "Value": ["ORIGINAL", None, "AXIAL"]},
     }
     keys = {tag: Key(element["vr"]) for tag, element in stored.items()}
-    (encoded,) = answers(keys, "ISO_IR 192").encode([lined(stored)])
-    found = read_by_pydicom(encoded, EXPLICIT_VR_LITTLE_ENDIAN)
+    (answer,) = encoded(answers(keys, "ISO_IR 192"), stored)
+    found = read_by_pydicom(answer, EXPLICIT_VR_LITTLE_ENDIAN)
     assert found.ModalitiesInStudy == ["CT", "SR", "PR"]
     assert found.StudyTime == "101112.5"
     assert [str(name) for name in found.OtherPatientNames] == ["A^B", "=".join(YAMADA.values())]
@@ -86,32 +89,30 @@ def test_several_values_and_every_usual_vr_are_read_by_another_library():
 def test_items_hold_what_was_asked_of_them():
     item = {"00400009": {"vr": "SH", "Value": ["S1"]}, "00401001": {"vr": "SH", "Value": ["P1"]}}
     stored = {"00400275": {"vr": "SQ", "Value": [item, {}]}}
-    (encoded,) = answers({"00400275": Key("SQ", frozenset(("00400009",)))}).encode([lined(stored)])
-    found = read_by_pydicom(encoded, EXPLICIT_VR_LITTLE_ENDIAN)
+    (answer,) = encoded(answers({"00400275": Key("SQ", frozenset(("00400009",)))}), stored)
+    found = read_by_pydicom(answer, EXPLICIT_VR_LITTLE_ENDIAN)
     assert [list(one.to_json_dict()) for one in found.RequestAttributesSequence] == [["00400009"], []]
 
 
 def test_the_time_zone_is_told_where_there_is_one():
-    zoned = lined({"00080201": {"vr": "SH", "Value": ["+0200"]}})
-    found = [read_by_pydicom(one, EXPLICIT_VR_LITTLE_ENDIAN) for one in answers({}).encode([zoned, lined({})])]
+    zoned = {"00080201": {"vr": "SH", "Value": ["+0200"]}}
+    found = [read_by_pydicom(one, EXPLICIT_VR_LITTLE_ENDIAN) for one in encoded(answers({}), zoned, {})]
     assert [one.get("TimezoneOffsetFromUTC") for one in found] == ["+0200", None]
 
 
 def test_creators_of_private_keys_are_said_again_in_the_set_of_the_answer():
     creators = {"00190010": {"vr": "LO", "Value": ["ACMÉ"]}}
-    (encoded,) = answers({"00191008": Key("LO")}, "ISO_IR 100", creators).encode(
-        [lined({"00191008": {"vr": "LO", "Value": ["HÄLS"]}})]
-    )
-    found = read_by_pydicom(encoded, EXPLICIT_VR_LITTLE_ENDIAN)
+    made = answers({"00191008": Key("LO")}, "ISO_IR 100", creators)
+    (answer,) = encoded(made, {"00191008": {"vr": "LO", "Value": ["HÄLS"]}})
+    found = read_by_pydicom(answer, EXPLICIT_VR_LITTLE_ENDIAN)
     assert found.SpecificCharacterSet == "ISO_IR 100"
     assert (found[0x00190010].value, found[0x00191008].value) == ("ACMÉ", "HÄLS")
 
 
 def test_each_answer_has_the_character_set_that_it_needs():
     names = ["Doe^Jane", "Müller^Jörg", "Διονυσιος", "Doe^John"]
-    found = answers({"00100010": Key("PN")}, "ISO_IR 100").encode(
-        [lined({"00100010": {"vr": "PN", "Value": [{"Alphabetic": name}]}}) for name in names]
-    )
+    stored = [{"00100010": {"vr": "PN", "Value": [{"Alphabetic": name}]}} for name in names]
+    found = encoded(answers({"00100010": Key("PN")}, "ISO_IR 100"), *stored)
     read = [read_by_pydicom(one, EXPLICIT_VR_LITTLE_ENDIAN) for one in found]
     assert [str(one.PatientName) for one in read] == names
     assert [one.get("SpecificCharacterSet") for one in read] == [None, "ISO_IR 100", "ISO_IR 192", None]
@@ -160,9 +161,7 @@ def test_whatever_is_stored_an_answer_is_what_any_identifier_of_it_would_be(stor
     expected = {tag: {"vr": "CS" if tag != "00080054" else "AE", "Value": [value]} for tag, value in SAID.items()}
     expected |= {tag: stored.get(tag, {"vr": vr}) for tag, vr in _KEYS.items()}
     made = answers({tag: Key(vr) for tag, vr in _KEYS.items()}, character_set, syntax=syntax)
-    assert made.encode([lined(_through_json(stored))]) == [
-        identifier.encode(_through_json(expected), syntax, character_set)
-    ]
+    assert encoded(made, _through_json(stored)) == [identifier.encode(_through_json(expected), syntax, character_set)]
 
 
 def _through_json(elements):

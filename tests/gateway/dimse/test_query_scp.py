@@ -146,11 +146,11 @@ def test_a_cancel_ends_a_query_soon(listener):
     cancelled = threading.Event()
 
     class Endless(Session):
-        def search_lines(self, query):
+        def search_lines(self, query, tags):
             if query.after:
                 first_sent.set()
                 assert cancelled.wait(10)
-            (answer,), place = super().search_lines(Query(query.level, include=query.include, limit=1))
+            (answer,), place = super().search_lines(Query(query.level, include=query.include, limit=1), tags)
             return Lined([answer] * query.limit, place)
 
     peer = raw_association(listener, STORAGE)
