@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--instances", type=_numbers, default=(250, 1_000, 4_000), help="series sizes of growth")
     asked.add_argument("--ct", type=int, default=250, help="instances of the CT series (250)")
     asked.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a quiet machine (30)")
-    asked.add_argument("--database", default="", help="URL of an empty PostgreSQL database, for searches")
+    asked.add_argument("--database", default="", help="URL of an empty PostgreSQL database, for searches and answers")
     asked.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     asked.add_argument("--cache", type=Path, help="folder of the corpus")
     asked.add_argument("--work", type=Path, help="where servers keep their data; the disk that is measured")

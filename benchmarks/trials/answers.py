@@ -59,7 +59,7 @@ def _whole(server: Server) -> dict[str, float]:
         "answers": count,
         "first_ms": first_ms,
         "seconds": seconds,
-        "cpu_ms_each": (cpu_seconds(server.pid) - cpu) * 1e3 / count,
+        "cpu_us_each": (cpu_seconds(server.pid) - cpu) * 1e6 / count,
         "growth_mb": (peak - before) / 1e6,
     }
 
@@ -88,10 +88,11 @@ def _counted(server: Server) -> int:
 
 
 def run(frame: Frame) -> list[dict[str, Any]]:
-    """At the greatest size that is asked for."""
+    """At the greatest size that is asked for, in SQLite or in the PostgreSQL database that is named."""
     studies = max(frame.options.studies)
-    server = frame.gateway()
-    fill(server.folder / "data" / "index.sqlite", range(studies))
+    database = frame.options.database
+    server = frame.gateway(database)
+    fill(database or server.folder / "data" / "index.sqlite", range(studies))
     settle(server.pid, frame.options.patience)
     figures: list[dict[str, Any]] = []
     for number in range(1, frame.options.reps + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,14 @@ class Frame:
     has_failed: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
-    def gateway(self) -> Server:
-        """The gateway at its default settings."""
-        return self.kept(start_gateway(self.work / "gateway"))
+    def gateway(self, database: str = "") -> Server:
+        """The gateway at its default settings, but for the database of its index where one is named."""
+        arguments = []
+        if database:
+            settings = self.work / "gateway.toml"
+            settings.write_text(f"[archive]\nindex = {json.dumps(database)}\n", encoding="utf-8")
+            arguments = ["--config", str(settings)]
+        return self.kept(start_gateway(self.work / "gateway", arguments=arguments))
 
     def kept(self, server: Server) -> Server:
         """A server that is stopped at the end."""
