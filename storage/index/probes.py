@@ -21,7 +21,7 @@ from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Te
 from storage.model import Level
 
 MOST_IDS = 1000
-IDS_AT_ONCE = 64  # of studies that are known in the order of answers: rows that are read at first
+IDS_AT_ONCE = 32  # of studies that are known in the order of answers: rows that are read at first
 _MOST_PATTERNS = 8
 
 # What has an index in the schema: of values as they sort, and of their trigrams.
