@@ -21,7 +21,7 @@ from storage.matching import Between, Exactly, Like, Match, MatchKind, Query, Te
 from storage.model import Level
 
 MOST_IDS = 1000
-IDS_AT_ONCE = 32  # of studies that are known in the order of answers: rows that are read at first
+IDS_AT_ONCE = 16  # of studies that are known in the order of answers: rows that are read at first
 _MOST_PATTERNS = 8
 
 # What has an index in the schema: of values as they sort, and of their trigrams.
@@ -86,7 +86,7 @@ class Rank(enum.IntEnum):
 class Probe:
     """A statement for ids of rows of a table, at most one more than ``MOST_IDS``.
 
-    is_placed: whether each comes with its place in the order of studies.
+    is_placed: whether each comes behind its place in the order of studies.
     """
 
     rank: Rank
@@ -148,7 +148,7 @@ def _probe(table: str, arms: Sequence[_Arm], *, is_placed: bool = False) -> Prob
     parameters = [value for _, (_, values) in arms for value in values]
     rank = max(rank for rank, _ in arms)
     is_placed = is_placed and rank < Rank.TRIGRAMS
-    fields = "id, study_order, study_instance_uid" if is_placed else "id"
+    fields = "study_order, study_instance_uid, id" if is_placed else "id"
     text = f"SELECT {fields} FROM ({texts}) AS probe LIMIT {MOST_IDS + 1}"  # noqa: S608 - constant names
     return Probe(rank, table, (text, parameters), is_placed)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -49,7 +48,6 @@ from storage.model import (
 )
 
 DOCUMENTS_AT_ONCE = 64
-_PLACE = itemgetter(1, 2)  # of a row of a probe that is placed
 _FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constants
 _SELECT_DOCUMENT = (
     f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
@@ -141,9 +139,9 @@ class RelationalIndex:
                 continue
             if not probe.is_placed:
                 return Lead(probe.table, sorted({row[0] for row in rows}))  # one row may be found twice
-            ordered = sorted(rows, key=_PLACE, reverse=True)
-            behind = (row for row in ordered if query.after is None or _PLACE(row) < query.after)
-            return Lead(probe.table, list(dict.fromkeys(row[0] for row in behind)), is_ordered=True)
+            rows.sort(reverse=True)
+            ids = dict.fromkeys(row[2] for row in rows if query.after is None or row[:2] < query.after)
+            return Lead(probe.table, list(ids), is_ordered=True)
         return None
 
     def _found_in_order(self, connection: Connection, query: Query, plan: Plan, lead: Lead) -> list[Any]:
