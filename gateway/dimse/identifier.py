@@ -75,8 +75,8 @@ def _value_text(value: JsonElement) -> str:
 def encode(attributes: Mapping[str, JsonElement], transfer_syntax_uid: str, character_set: str) -> bytes:
     """Write elements of the DICOM JSON Model as a Data Set in a plain little endian syntax, ascending by tag.
 
-    character_set: Specific Character Set of the query, as text. The answer has it when it needs it and it suffices,
-    ISO_IR 192 when it does not, and none when all text is ASCII. A value that its VR cannot hold is left empty.
+    character_set: Specific Character Set, as text, for what is not ASCII; ISO_IR 192 stands in for one that does not
+    suffice. A value that its VR cannot hold is left empty.
     """
     is_explicit = transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN
     for terms, codecs in attempts(character_set):

@@ -56,9 +56,9 @@ def find(association: Association, request: Request, session: Session, service: 
         page = attempt(partial(session.search_lines, replace(query, limit=count), answers.tags), find_reply)
         if isinstance(page, Reply):
             return page
-        failed = _send(association, request, answers, page.lines[:left])
-        if failed is not None:
-            return failed
+        reply = _send(association, request, answers, page.lines[:left])
+        if reply is not None:
+            return reply
         if len(page.lines) > left:
             return Reply(OUT_OF_RESOURCES, comment="There are more matches than may be returned")
         if len(page.lines) < count:

@@ -38,7 +38,8 @@ class Index(Protocol):
 
     def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
         """The same matches, for a study or below, each as the text of a JSON object: what ``search`` says of it and
-        its Retrieve URL, made by ``url_of``; tags and keys ascending. Cheap where only the default is asked for (D5).
+        its Retrieve URL, made by ``url_of``; tags and keys ascending. Cheap where nothing is asked for beyond what
+        answers may hold by default (D5).
         """
         ...
 

@@ -83,17 +83,12 @@ def _parsed(text: str) -> Mapping[str, JsonElement]:
 _recent_attributes = lru_cache(maxsize=256)(_parsed)
 
 
-def _split(text: str | None) -> list[str]:
+def _default_lines(text: str | None) -> list[str]:
     """The lines of the elements that answers hold by default; none where the plan had no use for the column."""
     if text is None:
         return []
     end = text.find(_BEFORE_OTHERS)  # -1 without others: then it ends before the closing brace
     return text[1:end].split(_BETWEEN_LINES)
-
-
-def _default_lines(text: str | None) -> dict[str, str]:
-    """The same, by tag."""
-    return {line[1:9]: line for line in _split(text)}
 
 
 # ---- lines of an answer --------------------------------------------------------------------------------------------
@@ -141,15 +136,16 @@ _OTHERS: Mapping[Level, tuple[tuple[str, int, Callable[[Any], str]], ...]] = {
 }
 
 
-def _lines(level: Level, uid: str, values: Sequence[Any]) -> dict[str, str]:
-    """What the columns of a level say, by tag."""
+def _lines(level: Level, uid: str, values: Sequence[Any]) -> list[str]:
+    """What the columns of a level say, in no order."""
     lines = _default_lines(values[0])
-    for tag, place, line_of in _OTHERS[level]:
-        lines[tag] = line_of(uid if place == _UID else values[place])
+    lines += [line_of(uid if place == _UID else values[place]) for _, place, line_of in _OTHERS[level]]
     return lines
 
 
 _AVAILABILITY = _line(*ONLINE)
+# Elements that rows always have a line for, and those that they may have one for. To change what answers hold by
+# default is to change what rows keep: those of all three tables have to be worked out anew.
 _ALWAYS_THERE = frozenset((ONLINE[0], *(a.tag for a in ATTRIBUTES if a.returned is Returned.ALWAYS)))
 _OF_LINES = frozenset((ONLINE[0], *(a.tag for a in ATTRIBUTES if a.returned is not Returned.ON_REQUEST)))
 
@@ -166,35 +162,37 @@ def texts_of(plan: Plan, rows: Iterable[Sequence[Any]], url_of: Callable[[Scope]
     """
     if not _has_lines(plan):
         return [_text(answer.attributes, url_of(answer.scope)) for answer in answers_of(plan, rows)]
+    span, own = spans_of(plan)[plan.level], plan.level - 1
+    blanks = _blanks(plan)
     texts = []
-    for row, lines in _joined_lines(plan, rows):
-        lines[_RETRIEVE_URL] = _line(_RETRIEVE_URL, {"vr": "UR", "Value": [url_of(Scope(*row[: plan.level]))]})
-        texts.append(f"{{{','.join(sorted(lines.values()))}}}")
+    for row, shared in _with_shared(plan, rows):
+        lines = [*_lines(plan.level, row[own], row[span]), *shared]
+        if blanks:
+            present = {line[1:9] for line in lines}
+            lines += [line for tag, line in blanks.items() if tag not in present]
+        lines.append(_line(_RETRIEVE_URL, {"vr": "UR", "Value": [url_of(Scope(*row[: plan.level]))]}))
+        lines.sort()
+        texts.append(f"{{{','.join(lines)}}}")
     return texts
 
 
-def _joined_lines(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], dict[str, str]]]:
-    """Each row with the lines of its answer, by tag. What neighbours have in common is read once."""
-    span = spans_of(plan)[plan.level]
-    for row, shared in _with_shared(plan, rows):
-        yield row, {**shared, **_lines(plan.level, row[plan.level - 1], row[span])}
+def _blanks(plan: Plan) -> dict[str, str]:
+    """The lines, by tag, of elements that answers hold without a value if their rows do not have them."""
+    return {tag: _line(tag, empty) for tag, _, empty in plan.elements if empty and tag not in _ALWAYS_THERE}
 
 
-def _with_shared(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], Mapping[str, str]]]:
-    """Each row with those lines of its answer that its columns do not say; the same mapping for neighbours."""
+def _with_shared(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Sequence[Any], list[str]]]:
+    """Each row with those lines of its answer that its own columns do not say; for neighbours it is the same list."""
     wanted = frozenset(tag for tag, _, _ in plan.elements)
-    blank = {tag: _line(tag, empty) for tag, _, empty in plan.elements if empty and tag not in _ALWAYS_THERE}
     above = list(spans_of(plan).items())[:-1]
     parents: Sequence[str] | None = None
-    shared: dict[str, str] = {}
+    shared: list[str] = []
     for row in rows:
         uids = row[: plan.level - 1]
         if uids != parents:
             parents = uids
-            shared = {**blank, ONLINE[0]: _AVAILABILITY}
-            for level, where in above:
-                held = _lines(level, uids[level - 1], row[where])
-                shared |= {tag: line for tag, line in held.items() if tag in wanted}
+            held = [line for level, where in above for line in _lines(level, uids[level - 1], row[where])]
+            shared = [_AVAILABILITY, *(line for line in held if line[1:9] in wanted)]
         yield row, shared
 
 
@@ -203,9 +201,12 @@ def lines_of(plan: Plan, rows: Sequence[Sequence[Any]], tags: Sequence[str]) -> 
     if not rows:
         return Lined([], ())
     if not _has_lines(plan):
-        answers = answers_of(plan, rows)
-        found = [[_line(tag, one.attributes[tag]) if tag in one.attributes else "" for tag in tags] for one in answers]
-        return Lined(found, answers[-1].place)
+        found: list[list[str]] = []
+        place: tuple[str | int, ...] = ()
+        for answer in answers_of(plan, rows):
+            place = answer.place
+            found.append([_line(tag, answer.attributes[tag]) if tag in answer.attributes else "" for tag in tags])
+        return Lined(found, place)
     return Lined(list(_chosen_lines(plan, rows, tags)), place_of(plan.level, rows[-1]))
 
 
@@ -227,13 +228,15 @@ def _chosen_lines(plan: Plan, rows: Iterable[Sequence[Any]], tags: Sequence[str]
         if tag in tags
     ]
     kept = [(number, tag) for number, tag in enumerate(tags) if tag in layouts[-1]]
-    last: Mapping[str, str] = {}
+    blanks = _blanks(plan)
+    last: list[str] = []
     template: list[str] = []
     for row, shared in _with_shared(plan, rows):
         if shared is not last:
-            last, template = shared, [shared.get(tag, "") for tag in tags]
+            known_of_parents = {**blanks, **{line[1:9]: line for line in shared}}
+            last, template = shared, [known_of_parents.get(tag, "") for tag in tags]
         lines = template.copy()
-        held = _split(row[start])
+        held = _default_lines(row[start])
         known = places.get(len(held))
         if known is None:
             by_tag = {line[1:9]: line for line in held}

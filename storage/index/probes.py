@@ -35,7 +35,7 @@ _SORTED = frozenset(
         "series.modality",
     )
 )
-# Of these the index says the place in the order of studies as well.
+# Of these a probe says the place in the order of studies as well; SQLite has it in the index.
 _PLACED = frozenset(
     (
         "study.patient_id",
@@ -233,7 +233,11 @@ def _ids(column: _Column, level: Level, condition: Statement) -> Statement:
     table = _TABLES[max(column.attribute.level, Level.STUDY)]
     name, tables = _IDS[table, min(column.owner, level)]
     text, parameters = condition
-    place = ", study.study_order, study.study_instance_uid" if _is_placed(column, level) else ""
+    place = (
+        ", study.study_order AS study_order, study.study_instance_uid AS study_instance_uid"
+        if _is_placed(column, level)
+        else ""
+    )
     return f"SELECT {name} AS id{place} FROM {tables} WHERE {text}", parameters  # noqa: S608 - constant names
 
 

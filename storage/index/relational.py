@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,6 +29,7 @@ from storage.index.sql import (
     Lead,
     Plan,
     answers_of,
+    place_of,
     plan_of,
     scope_condition,
     search_statement,
@@ -103,7 +105,7 @@ class RelationalIndex:
     def search(self, query: Query) -> Sequence[Answer]:
         """See ``Index.search``. Of ``storage.index.sql`` for the order, ``storage.index.probes`` for the way."""
         plan = plan_of(query)
-        return answers_of(plan, self._found(query, plan))
+        return list(answers_of(plan, self._found(query, plan)))
 
     def search_json(self, query: Query, url_of: Callable[[Scope], str]) -> Sequence[str]:
         """See ``Index.search_json``. The same statements as ``search``."""
@@ -116,12 +118,14 @@ class RelationalIndex:
         return lines_of(plan, self._found(query, plan), tags)
 
     def _found(self, query: Query, plan: Plan) -> list[Any]:
-        """The rows of a search: some probes, and one statement."""
+        """The rows of a search: some probes, and one statement or a few."""
         dialect = self._engine.dialect
         with self._engine.reading() as connection:
             refuse_incomplete(connection, query.conditions())
             lead = self._lead(connection, query)
-            if lead is not None and (not lead.ids or lead.is_ordered):
+            if lead is not None and not lead.ids:
+                return []
+            if lead is not None and lead.is_ordered:
                 return self._found_in_order(connection, query, plan, lead)
             outliers = _outliers(connection, query, dialect) if lead is None else ()
             statement = search_statement(query, plan, dialect, lead, outliers)
@@ -145,7 +149,10 @@ class RelationalIndex:
         return None
 
     def _found_in_order(self, connection: Connection, query: Query, plan: Plan, lead: Lead) -> list[Any]:
-        """The rows of a search among ids in the order of the answers: no more of them are read than a page needs."""
+        """The rows of a search among ids in the order of the answers: no more of them are read than a page needs.
+
+        Each statement sees the archive of its moment, so what comes of several is put in order once more.
+        """
         end = None if query.limit is None else query.offset + query.limit
         rows: list[Any] = []
         start, count = 0, len(lead.ids) if end is None else max(probes.IDS_AT_ONCE, end)
@@ -154,6 +161,7 @@ class RelationalIndex:
             asked = replace(query, offset=0, limit=None if end is None else end - len(rows))
             rows += connection.execute(*search_statement(asked, plan, self._engine.dialect, part)).fetchall()
             start, count = start + count, count * 4
+        rows.sort(key=partial(place_of, Level.STUDY), reverse=True)
         return rows[query.offset :]
 
     def instances(self, scope: Scope) -> Sequence[Instance]:

@@ -1,8 +1,8 @@
 """From Query to SQL and from rows to answers. The texts are made of constants and of the attribute table's column
 names only; every value of a query is a bound parameter (H7). Pure: it runs nothing.
 
-A search is one statement, which starts at few rows that a probe found (``storage.index.probes``), below the resource
-that is named, or else reads rows in the order of the answers until there are enough of them. The order is total, and
+A statement of a search starts at few rows that a probe found (``storage.index.probes``), below the resource that is
+named, or else reads rows in the order of the answers until there are enough of them. The order is total, and
 the same after the index was rebuilt: studies by date, time and UID, all descending, so that the latest come first;
 series by number, UID and study; instances by series, number and UID; patients as their latest studies that match.
 """
@@ -10,7 +10,7 @@ series by number, UID and study; instances by series, number and UID; patients a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -188,12 +188,11 @@ def _selected(level: Level, sources: set[Level], of_document: frozenset[str] | L
     return ", ".join((*names, *_PLACES[max(level, Level.STUDY)]))
 
 
-def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
-    """The rows of the query's statement as answers. What neighbours have in common is read once."""
+def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[Answer]:
+    """The rows of the query's statements as answers. What neighbours have in common is read once."""
     depth = max(plan.level, Level.STUDY)
     spans = spans_of(plan)
     known: dict[Level, tuple[Sequence[str], dict[str, JsonElement]]] = {}
-    answers = []
     for row in rows:
         uids = row[:depth]
         for level, span in spans.items():
@@ -207,8 +206,7 @@ def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> list[Answer]:
         if plan.of_document:
             elements = _with_document(elements, row[-1 - len(_PLACES[depth])], plan.of_document)
         scope = Scope("") if plan.level is Level.PATIENT else Scope(*uids)
-        answers.append(Answer(plan.level, scope, elements, place_of(depth, row)))
-    return answers
+        yield Answer(plan.level, scope, elements, place_of(depth, row))
 
 
 def _with_document(
@@ -301,7 +299,7 @@ class DateRange:
 def search_statement(
     query: Query, plan: Plan, dialect: Dialect, lead: Lead | None = None, outliers: Sequence[int] | None = ()
 ) -> Statement:
-    """The one statement that answers a query.
+    """The statement that answers a query, from some rows on if ``lead`` names them.
 
     lead: rows to start at. outliers: studies with several dates that may match, wherever ``date_range`` ends; None
     for too many to name.
