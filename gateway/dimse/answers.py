@@ -27,7 +27,7 @@ from gateway.dimse.identifier import (
 from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
 
-_KNOWN_ELEMENTS, _KNOWN_CHARACTERS = 256, 64  # lines that are kept of each key, and the longest of them
+_KNOWN_ELEMENTS, _KNOWN_CHARACTERS = 128, 96  # lines that are kept of each key, and the longest: of a UID
 
 # What stands around the one value, or the values, in the line of an element of that VR; None where it is parsed.
 _TEXT = ('"', '"')

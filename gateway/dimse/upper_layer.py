@@ -316,9 +316,13 @@ class Association:
 
     def hold(self, head: bytes, context_id: int, data_set: bytes) -> None:
         """Send a message some time before the next ``flush`` or ``respond``, so that a few may go together."""
-        pdus = self._pdus(context_id, data_set, 0)
-        self._outgoing += (head, *pdus)
-        self._outgoing_bytes += len(head) + len(data_set)
+        length = len(data_set)
+        if length <= self._sent_fragment_bytes:  # as nearly all answers are, of which there may be very many
+            header = _PDU_AND_PDV_HEADER.pack(P_DATA, length + _PDV_OVERHEAD_BYTES, length + 2, context_id, _LAST)
+            self._outgoing += (head, header, data_set)
+        else:
+            self._outgoing += (head, *self._pdus(context_id, data_set, 0))
+        self._outgoing_bytes += len(head) + length
         if self._outgoing_bytes >= _HELD_BYTES:
             self.flush()
 
