@@ -50,6 +50,13 @@ _SERVE_FLAGS = (
     click.option("--http-port", metavar="PORT", help="Port of DICOMweb and the start page; 0 picks one.  [8080]"),
     click.option("--dimse-port", metavar="PORT", help="Port of DIMSE; 0 picks one.  [11112]"),
     click.option("--ae-title", metavar="AE", help="Our AE title.  [GATEWAY]"),
+    click.option(
+        "--peer",
+        "peers",
+        multiple=True,
+        metavar="AET=HOST:PORT",
+        help="A peer that C-MOVE may send instances to. Can be given several times.",
+    ),
     click.option("--workers", metavar="N", help="Processes that answer HTTP.  [2]"),
     click.option(
         "--insecure-no-auth", is_flag=True, default=None, help="Allow addresses beyond loopback without authentication."
@@ -70,6 +77,7 @@ def _flags(
     http_port: str | None,
     dimse_port: str | None,
     ae_title: str | None,
+    peers: tuple[str, ...],
     workers: str | None,
     insecure_no_auth: bool | None,
 ) -> dict[str, object]:
@@ -81,6 +89,7 @@ def _flags(
         "http.port": http_port,
         "dimse.port": dimse_port,
         "dimse.ae_title": ae_title,
+        "dimse.peers": peers or None,
         "http.workers": workers,
         "http.insecure_no_auth": insecure_no_auth,
     }

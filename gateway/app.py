@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__, logs, settings
 from gateway.processes import CannotStart, Child, Lifeline, Supervisor, listen, lock_folder
-from gateway.settings import Settings
+from gateway.settings import Settings, read_peers
 from storage.errors import GatewayError
 from storage.spool import sweep
 
@@ -89,6 +89,7 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
     """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed beside it."""
     from gateway import metrics
     from gateway.dimse.limits import DimseLimits
+    from gateway.dimse.requestor import Peer
     from gateway.dimse.server import DimseServer
     from gateway.indexing import keep_complete
     from gateway.session import Session
@@ -102,7 +103,12 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
     limits = DimseLimits(**named, instance_maximum_bytes=values.archive.maximum_instance_bytes)
     with open_archive(values) as archive:
         sessions = partial(Session, archive)
-        server = DimseServer(listener, ae_title=values.dimse.ae_title, limits=limits, sessions=sessions)
+        title = values.dimse.ae_title
+        peers = read_peers(values.dimse.peers)
+        destinations = {
+            peer: Peer(host, port, called_ae=peer, calling_ae=title) for peer, (host, port) in peers.items()
+        }
+        server = DimseServer(listener, title, limits, sessions, destinations=destinations)
         serving = threading.Thread(target=server.serve, name="dimse")
         serving.start()
         indexing = threading.Thread(target=keep_complete, args=(archive.index_extended, stopping), name="indexing")

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -106,7 +106,7 @@ class HttpSettings:
 
 @dataclass(frozen=True, slots=True)
 class DimseSettings:
-    """C-STORE, C-FIND and C-ECHO."""
+    """C-STORE, C-FIND, C-MOVE, C-GET and C-ECHO."""
 
     ae_title: str = field(default="GATEWAY", metadata=_doc("Our AE title, at most 16 characters."))
     host: str = field(default="127.0.0.1", metadata=_doc("Address to listen on."))
@@ -162,6 +162,9 @@ class DimseSettings:
     query_keys_maximum: int = field(default=64, metadata=_doc("Attributes in the Identifier of a query.", least=1))
     query_answers_maximum: int = field(
         default=1_000_000, metadata=_doc("Matches returned for one query; more end it as out of resources.", least=1)
+    )
+    peers: tuple[str, ...] = field(
+        default=(), metadata=_doc("Peers that instances may be sent to by C-MOVE, each AET=HOST:PORT.")
     )
 
 
@@ -340,6 +343,30 @@ def _check_ae_title(value: Any) -> None:
         raise ValueError("is not an AE title: 1 to 16 printable ASCII characters without backslash")
 
 
+def read_peers(entries: Sequence[str]) -> Mapping[str, tuple[str, int]]:
+    """Hosts and ports by AE title, of entries as ``AET=HOST:PORT``; an IPv6 address in brackets. Raises ValueError."""
+    peers: dict[str, tuple[str, int]] = {}
+    for entry in entries:
+        title, _, place = entry.rpartition("=")
+        try:
+            parts = urlsplit(f"//{place}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not (
+            _AE_TITLE.fullmatch(title) and host and port and f"//{place}" == f"//{parts.netloc}" and "@" not in place
+        ):
+            raise ValueError("holds something else than AET=HOST:PORT")
+        if title in peers:
+            raise ValueError(f"names {title} twice")
+        peers[title] = (host, port)
+    return peers
+
+
+def _check_peers(value: Any) -> None:
+    read_peers(value)
+
+
 def _check_level(value: Any) -> None:
     if value not in _LEVELS:
         raise ValueError("is not one of " + ", ".join(_LEVELS))
@@ -356,6 +383,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "http.cors_origins": _check_origins,
     "http.trusted_proxies": _check_networks,
     "dimse.ae_title": _check_ae_title,
+    "dimse.peers": _check_peers,
     "logs.level": _check_level,
 }
 

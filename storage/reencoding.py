@@ -1,4 +1,4 @@
-"""Any native Data Set as Explicit VR Little Endian, element by element, in constant memory.
+"""Any native Data Set in Explicit or Implicit VR Little Endian, element by element, in constant memory.
 
 Values keep their bytes, turned round where they were big endian; sequences get undefined length, so nothing is
 counted ahead. Group lengths, which would no longer be true, are left out. PS3.5 §7.1, §7.3, §7.5
@@ -27,12 +27,14 @@ _SEQUENCE_ENDS = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 _PIXEL_REPRESENTATION = 0x00280103
 
 
-def explicit_little_endian(read: Read, size_bytes: int, syntax: TransferSyntax) -> Iterator[bytes]:
-    """The Data Set of ``size_bytes`` that ``read`` gives ranges of, in pieces.
+def little_endian_data_set(
+    read: Read, size_bytes: int, syntax: TransferSyntax, *, to_implicit: bool = False
+) -> Iterator[bytes]:
+    """The Data Set of ``size_bytes`` that ``read`` gives ranges of, in pieces, with explicit VRs or without.
 
     It was walked at ingest, so its depth is bounded; should its bytes have changed since, CorruptObject is raised.
     """
-    encoder = _Encoder(read, size_bytes, syntax)
+    encoder = _Encoder(read, size_bytes, syntax, to_implicit=to_implicit)
     try:
         yield from encoder.elements(0, size_bytes, is_implicit=syntax.is_implicit_vr)
     except (struct.error, RecursionError) as error:
@@ -42,7 +44,8 @@ def explicit_little_endian(read: Read, size_bytes: int, syntax: TransferSyntax) 
 class _Encoder:
     """One pass over a Data Set, with a window of read-ahead for its many small elements."""
 
-    def __init__(self, read: Read, size_bytes: int, syntax: TransferSyntax) -> None:
+    def __init__(self, read: Read, size_bytes: int, syntax: TransferSyntax, *, to_implicit: bool) -> None:
+        self._to_implicit = to_implicit
         self._read = read
         self._size_bytes = size_bytes
         self._syntax = syntax
@@ -78,7 +81,7 @@ class _Encoder:
                     vr = vr if vr in KNOWN_VRS else "UN"
                     at += 4
             if vr == "SQ" or length == _UNDEFINED:
-                yield struct.pack("<HH2sHI", group, element, b"SQ", 0, _UNDEFINED)
+                yield self._head(tag, "SQ", _UNDEFINED)
                 inner_end = end if length == _UNDEFINED else at + length
                 yield from self._items(at, inner_end, is_implicit=is_implicit or vr == "UN", order=order)
                 at = self.at if length == _UNDEFINED else inner_end
@@ -103,15 +106,21 @@ class _Encoder:
         self.at = at
         yield _SEQUENCE_ENDS
 
+    def _head(self, tag: int, vr: str, length: int) -> bytes:
+        group, element = tag >> 16, tag & 0xFFFF
+        if self._to_implicit:
+            return struct.pack("<HHI", group, element, length)
+        code = vr.encode("ascii")
+        if vr in _LONG_VRS:
+            return struct.pack("<HH2sHI", group, element, code, 0, length)
+        return struct.pack("<HH2sH", group, element, code, length)
+
     def _element(self, tag: int, vr: str, start: int, end: int, *, is_swapped: bool) -> Iterator[bytes]:
         length = end - start
         padding = length & 1
         if vr not in _LONG_VRS and length + padding > 0xFFFE:
             vr = "UN"  # too long for the short form (PS3.5 §6.2.2)
-        head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr.encode("ascii"))
-        yield head + struct.pack(
-            "<HI" if vr in _LONG_VRS else "<H", *((0,) if vr in _LONG_VRS else ()), length + padding
-        )
+        yield self._head(tag, vr, length + padding)
         word_bytes = binary_word_bytes(vr) if is_swapped else 1
         for at in range(start, end, _CHUNK_BYTES):
             stop = min(end, at + _CHUNK_BYTES)

@@ -13,8 +13,8 @@ from storage.filerange import CHUNK_BYTES, Piece
 from storage.frames import FrameTable, align_bits
 from storage.model import Instance
 from storage.objects.base import Blob
-from storage.reencoding import explicit_little_endian
-from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+from storage.reencoding import little_endian_data_set
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
 _NO_END = 1 << 62
 
@@ -53,25 +53,36 @@ class StoredDataSet:
 
         For native transfer syntaxes only: nothing here decodes a pixel. Raises UnsupportedTransferSyntax.
         """
-        if self.transfer_syntax.is_encapsulated:
-            raise UnsupportedTransferSyntax("The Pixel Data would have to be decoded")
+        chunks = self.data_set_chunks(EXPLICIT_VR_LITTLE_ENDIAN)
         instance = self.instance
         yield canonical_header(
             Announcement(instance.sop_class_uid, instance.sop_instance_uid, EXPLICIT_VR_LITTLE_ENDIAN)
         )
+        yield from chunks
+
+    def data_set_chunks(self, transfer_syntax_uid: str) -> Iterator[bytes]:
+        """The Data Set in a transfer syntax, in pieces: in its own as it is kept, or in a plain little endian one.
+
+        Raises UnsupportedTransferSyntax, before anything is read, where a pixel would have to be decoded.
+        """
+        if transfer_syntax_uid == self.instance.transfer_syntax_uid:
+            return self._kept()
+        is_plain = transfer_syntax_uid in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+        if self.transfer_syntax.is_encapsulated or not is_plain:
+            raise UnsupportedTransferSyntax("The Pixel Data would have to be decoded")
+        if self.transfer_syntax.is_deflated and transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
+            return self._inflated(0, _NO_END)
         if self.transfer_syntax.is_deflated:
-            yield from self._inflated(0, _NO_END)
-        elif instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
-            yield from self.chunks(0, instance.size_bytes - instance.data_set_offset)
-        else:
-            size_bytes = instance.size_bytes - instance.data_set_offset
-            yield from explicit_little_endian(self.read, size_bytes, self.transfer_syntax)
+            raise UnsupportedTransferSyntax("The Data Set would have to be inflated first")
+        size_bytes = self.instance.size_bytes - self.instance.data_set_offset
+        is_implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
+        return little_endian_data_set(self.read, size_bytes, self.transfer_syntax, to_implicit=is_implicit)
 
     def _inflated(self, start: int, end: int) -> Iterator[bytes]:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         at = 0
         try:
-            for deflated in self._deflated():
+            for deflated in self._kept():
                 pending = deflated
                 while pending and at < end:
                     piece = inflater.decompress(pending, CHUNK_BYTES)
@@ -87,7 +98,7 @@ class StoredDataSet:
         if at < end and end != _NO_END:
             raise CorruptObject("The deflated Data Set is shorter than its row says")
 
-    def _deflated(self) -> Iterator[bytes]:
+    def _kept(self) -> Iterator[bytes]:
         for at in range(self.instance.data_set_offset, self.instance.size_bytes, CHUNK_BYTES):
             yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
 

@@ -92,10 +92,18 @@ class Listener:
 
 @contextlib.contextmanager
 def running_listener(
-    folder, *, sessions=None, maximum_instance_bytes=4 << 30, peers=None, tls=None, engine=None, **limits
+    folder,
+    *,
+    sessions=None,
+    maximum_instance_bytes=4 << 30,
+    peers=None,
+    destinations=None,
+    tls=None,
+    engine=None,
+    **limits,
 ):
     objects = open_object_store(folder / "objects")
-    policy = {"tls": tls} if peers is None else {"tls": tls, "peers": peers}
+    policy = {"tls": tls, "destinations": destinations} | ({} if peers is None else {"peers": peers})
     with contextlib.closing(open_index((engine or ENGINES["sqlite"]).place(folder))) as index:
         archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes)
         bound = socket.create_server(("127.0.0.1", 0))

@@ -18,7 +18,8 @@ from benchmarks.trials.frame import Frame, print_table
 from benchmarks.trials.searches import fill
 from gateway.dimse.contexts import STUDY_ROOT_FIND
 from gateway.dimse.models import Extended
-from gateway.dimse.query_scu import Peer, find_requestor
+from gateway.dimse.query_scu import find_requestor
+from gateway.dimse.requestor import Peer
 
 _FIRST_GOAL_MS, _CANCEL_GOAL_MS = 100.0, 1000.0
 _GROWTH_GOAL_MB = 32.0

@@ -8,7 +8,7 @@ tests hold both against each other (D12). PS3.8 §9.3.2–9.3.4, PS3.7 Annex D
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.dimse.contexts import Proposed, Result
@@ -21,7 +21,7 @@ _ITEM = struct.Struct(">BxH")
 _APPLICATION_CONTEXT, _USER_INFORMATION = 0x10, 0x50
 _CONTEXT_PROPOSED, _CONTEXT_RESULT = 0x20, 0x21
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
-_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _IMPLEMENTATION_VERSION, _EXTENDED = 0x51, 0x52, 0x55, 0x56
+_MAXIMUM_LENGTH, _IMPLEMENTATION_CLASS, _ROLES, _IMPLEMENTATION_VERSION, _EXTENDED = 0x51, 0x52, 0x54, 0x55, 0x56
 
 
 class MalformedAssociateError(ValueError):
@@ -33,7 +33,8 @@ class Proposal:
     """What a requestor asks for.
 
     maximum_length: longest P-DATA-TF value field it takes, 0 for any. extended: SOP Class Extended Negotiation
-    application information by SOP Class UID. AE titles are without padding and may hold any character.
+    application information by SOP Class UID. scp_roles: SOP Classes of which the requestor would be the SCP, as for
+    the sub-operations of C-GET. AE titles are without padding and may hold any character.
     """
 
     called_ae: str
@@ -43,6 +44,7 @@ class Proposal:
     contexts: tuple[Proposed, ...]
     maximum_length: int = 0
     extended: Mapping[str, bytes] = field(default_factory=dict)
+    scp_roles: frozenset[str] = frozenset()
 
 
 def decode_request(pdu: bytes) -> Proposal:
@@ -51,14 +53,14 @@ def decode_request(pdu: bytes) -> Proposal:
         raise MalformedAssociateError
     application_context = ""
     contexts: list[Proposed] = []
-    maximum_length, extended = 0, dict[str, bytes]()
+    user = _UserInformation()
     for kind, value in _items(pdu[_FIXED_BYTES:]):
         if kind == _APPLICATION_CONTEXT:
             application_context = _uid(value)
         elif kind == _CONTEXT_PROPOSED:
             contexts.append(_proposed(value))
         elif kind == _USER_INFORMATION:
-            maximum_length, extended = _user_information(value)
+            user = _user_information(value)
     if len({context.context_id for context in contexts}) != len(contexts):
         raise MalformedAssociateError
     titles = pdu[_AE_TITLES]
@@ -68,8 +70,9 @@ def decode_request(pdu: bytes) -> Proposal:
         protocol_version=pdu[6] << 8 | pdu[7],
         application_context=application_context,
         contexts=tuple(contexts),
-        maximum_length=maximum_length,
-        extended=extended,
+        maximum_length=user.maximum_length,
+        extended=user.extended,
+        scp_roles=frozenset(user.scp_roles),
     )
 
 
@@ -109,20 +112,38 @@ def _proposed(value: bytes) -> Proposed:
     return Proposed(value[0], abstract_syntax, tuple(transfer_syntaxes))
 
 
-def _user_information(value: bytes) -> tuple[int, dict[str, bytes]]:
-    maximum_length = 0
-    extended: dict[str, bytes] = {}
+@dataclass(slots=True)
+class _UserInformation:
+    maximum_length: int = 0
+    extended: dict[str, bytes] = field(default_factory=dict)
+    scp_roles: set[str] = field(default_factory=set)
+
+
+def _user_information(value: bytes) -> _UserInformation:
+    user = _UserInformation()
     for kind, item in _items(value):
         if kind == _MAXIMUM_LENGTH:
             if len(item) != 4:
                 raise MalformedAssociateError
-            maximum_length = int.from_bytes(item, "big")
+            user.maximum_length = int.from_bytes(item, "big")
         elif kind == _EXTENDED:
-            length = int.from_bytes(item[:2], "big")
-            if len(item) < 2 or length > len(item) - 2:
+            sop_class, information = _after_uid(item)
+            user.extended[sop_class] = information
+        elif kind == _ROLES:
+            sop_class, roles = _after_uid(item)
+            if len(roles) != 2:
                 raise MalformedAssociateError
-            extended[_uid(item[2 : 2 + length])] = item[2 + length :]
-    return maximum_length, extended
+            if roles[1] == 1:
+                user.scp_roles.add(sop_class)
+    return user
+
+
+def _after_uid(item: bytes) -> tuple[str, bytes]:
+    """A UID that has its length before it, and what follows. PS3.7 Tables D.3-9 and D.3-11"""
+    length = int.from_bytes(item[:2], "big")
+    if len(item) < 2 or length > len(item) - 2:
+        raise MalformedAssociateError
+    return _uid(item[2 : 2 + length]), item[2 + length :]
 
 
 def _item(kind: int, value: bytes) -> bytes:
@@ -130,25 +151,31 @@ def _item(kind: int, value: bytes) -> bytes:
 
 
 def encode_acceptance(
-    request: bytes, results: Sequence[Result], maximum_length: int, extended: Mapping[str, bytes]
+    request: bytes,
+    results: Sequence[Result],
+    maximum_length: int,
+    extended: Mapping[str, bytes],
+    scp_roles: Iterable[str] = (),
 ) -> bytes:
     """The A-ASSOCIATE-AC PDU that answers the PDU ``request``. PS3.8 Table 9-17
 
     maximum_length: longest P-DATA-TF value field taken here. extended: accepted application information by SOP Class.
+    scp_roles: SOP Classes of which the requestor may be the SCP, and only that.
     """
     items = [_item(_APPLICATION_CONTEXT, APPLICATION_CONTEXT_NAME.encode("ascii"))]
     for result in results:
         syntax = _item(_TRANSFER_SYNTAX, result.transfer_syntax.encode("ascii", "replace"))
         items.append(_item(_CONTEXT_RESULT, bytes((result.context_id, 0, result.reason, 0)) + syntax))
-    items.append(_our_information(maximum_length, extended))
+    items.append(_our_information(maximum_length, extended, scp_roles))
     body = b"\0\1\0\0" + request[_AE_TITLES] + bytes(32) + b"".join(items)
     return struct.pack(">BxI", 0x02, len(body)) + body
 
 
-def _our_information(maximum_length: int, extended: Mapping[str, bytes]) -> bytes:
+def _our_information(maximum_length: int, extended: Mapping[str, bytes], scp_roles: Iterable[str] = ()) -> bytes:
     user = [
         _item(_MAXIMUM_LENGTH, maximum_length.to_bytes(4, "big")),
         _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        *(_item(_ROLES, len(uid).to_bytes(2, "big") + uid.encode("ascii") + b"\0\1") for uid in scp_roles),
         _item(_IMPLEMENTATION_VERSION, IMPLEMENTATION_VERSION_NAME.encode("ascii")),
     ]
     for uid, information in extended.items():
@@ -183,7 +210,7 @@ def decode_acceptance(pdu: bytes) -> Acceptance:
     if len(pdu) < _FIXED_BYTES:
         raise MalformedAssociateError
     results: list[Result] = []
-    maximum_length, extended = 0, dict[str, bytes]()
+    user = _UserInformation()
     for kind, value in _items(pdu[_FIXED_BYTES:]):
         if kind == _CONTEXT_RESULT:
             if len(value) < 4:
@@ -191,8 +218,8 @@ def decode_acceptance(pdu: bytes) -> Acceptance:
             syntaxes = [_uid(uid) for inner, uid in _items(value[4:]) if inner == _TRANSFER_SYNTAX]
             results.append(Result(value[0], value[2], syntaxes[0] if syntaxes else ""))
         elif kind == _USER_INFORMATION:
-            maximum_length, extended = _user_information(value)
-    return Acceptance(tuple(results), maximum_length, extended)
+            user = _user_information(value)
+    return Acceptance(tuple(results), user.maximum_length, user.extended)
 
 
 def encode_rejection(result: int, source: int, reason: int) -> bytes:

@@ -15,13 +15,16 @@ RESPONSE = 0x8000
 _DATA_SET_FOLLOWS = 0x0001
 _ELEMENT = struct.Struct("<HHI")
 _MAXIMUM_ELEMENTS = 64
+_MOST = 0xFFFF
 
 
 class Field(enum.IntEnum):
     """Command Field of the requests this door understands. PS3.7 §E.1"""
 
     C_STORE = 0x0001
+    C_GET = 0x0010
     C_FIND = 0x0020
+    C_MOVE = 0x0021
     C_ECHO = 0x0030
     C_CANCEL = 0x0FFF
 
@@ -34,12 +37,19 @@ class Element(enum.IntEnum):
     COMMAND_FIELD = 0x0100
     MESSAGE_ID = 0x0110
     MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
+    MOVE_DESTINATION = 0x0600
     PRIORITY = 0x0700
     COMMAND_DATA_SET_TYPE = 0x0800
     STATUS = 0x0900
     OFFENDING_ELEMENT = 0x0901
     ERROR_COMMENT = 0x0902
     AFFECTED_SOP_INSTANCE_UID = 0x1000
+    REMAINING_SUB_OPERATIONS = 0x1020
+    COMPLETED_SUB_OPERATIONS = 0x1021
+    FAILED_SUB_OPERATIONS = 0x1022
+    WARNING_SUB_OPERATIONS = 0x1023
+    MOVE_ORIGINATOR_AE_TITLE = 0x1030
+    MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
 
 
 class MalformedCommandError(ValueError):
@@ -119,10 +129,12 @@ def response(
     has_data_set: bool = False,
     offending_element: int | None = None,
     comment: str = "",
+    counts: Mapping[Element, int] | None = None,
 ) -> bytes:
     """The encoded response to ``request``, with the UIDs of the request.
 
-    offending_element: a tag. comment: ASCII, at most 64 characters, a constant. UIDs of the request that are not
+    offending_element: a tag. comment: ASCII, at most 64 characters, a constant. counts: of sub-operations, ascending;
+    what is more than an element can hold is said to be the most it can (T2). UIDs of the request that are not
     ASCII digits and dots are left out, so that nothing hostile is sent back. PS3.7 §9.3
     """
     elements: dict[int, int | str | bytes] = {}
@@ -139,6 +151,26 @@ def response(
         if value in ("", b"") or (element in _UIDS and not _is_echoed(str(value))):
             continue
         elements[element] = value
+    return encode(elements | {element: min(count, _MOST) for element, count in (counts or {}).items()})
+
+
+def store_request(
+    sop_class_uid: str, sop_instance_uid: str, message_id: int, originator: tuple[str, int] | None = None
+) -> bytes:
+    """The encoded C-STORE-RQ of medium priority; its Data Set follows. PS3.7 §9.3.1.1
+
+    originator: AE title and Message ID of the C-MOVE that it is part of (M5).
+    """
+    elements: dict[int, int | str | bytes] = {
+        Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        Element.COMMAND_FIELD: Field.C_STORE,
+        Element.MESSAGE_ID: message_id,
+        Element.PRIORITY: 0,
+        Element.COMMAND_DATA_SET_TYPE: _DATA_SET_FOLLOWS,
+        Element.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+    }
+    if originator is not None:
+        elements[Element.MOVE_ORIGINATOR_AE_TITLE], elements[Element.MOVE_ORIGINATOR_MESSAGE_ID] = originator
     return encode(elements)
 
 

@@ -116,6 +116,11 @@ class Connection:
             raise DrainingError
         self._fill(deadline, "idle", self._idle)
 
+    def wait_for_bytes(self, deadline: float) -> None:
+        """The same within an operation, which the stopping server lets come to its end."""
+        if self._end == self._start:
+            self._fill(deadline, "idle", self._incoming)
+
     def take(self, count: int, deadline: float, overdue: str) -> memoryview:
         """The next ``count`` bytes (at most a few dozen), contiguous; valid until the next call.
 
@@ -186,7 +191,7 @@ class Connection:
         if remaining <= 0 or not outgoing.poll(remaining * 1000 + 1):
             raise DeadlineError("unread")
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | bytearray) -> None:
         """Send all of it. Raises DeadlineError "unread" when the peer does not take it, ClosedError."""
         deadline = time.monotonic() + self._send_seconds
         view = memoryview(data)

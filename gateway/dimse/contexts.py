@@ -19,6 +19,9 @@ VERIFICATION = "1.2.840.10008.1.1"
 PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 PATIENT_STUDY_ONLY_FIND = "1.2.840.10008.5.1.4.1.2.3.1"
+PATIENT_ROOT_MOVE, PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.2", "1.2.840.10008.5.1.4.1.2.1.3"
+STUDY_ROOT_MOVE, STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
+PATIENT_STUDY_ONLY_MOVE, PATIENT_STUDY_ONLY_GET = "1.2.840.10008.5.1.4.1.2.3.2", "1.2.840.10008.5.1.4.1.2.3.3"
 
 ACCEPTED = 0
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
@@ -31,6 +34,8 @@ class Service(enum.Enum):
     VERIFICATION = "Verification"
     STORAGE = "Storage"
     QUERY = "Query/Retrieve - FIND"
+    MOVE = "Query/Retrieve - MOVE"
+    GET = "Query/Retrieve - GET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +75,16 @@ SERVICES = {
     PATIENT_ROOT_FIND: Service.QUERY,
     STUDY_ROOT_FIND: Service.QUERY,
     PATIENT_STUDY_ONLY_FIND: Service.QUERY,
+    PATIENT_ROOT_MOVE: Service.MOVE,
+    STUDY_ROOT_MOVE: Service.MOVE,
+    PATIENT_STUDY_ONLY_MOVE: Service.MOVE,
+    PATIENT_ROOT_GET: Service.GET,
+    STUDY_ROOT_GET: Service.GET,
+    PATIENT_STUDY_ONLY_GET: Service.GET,
 }
 """Abstract syntaxes that are not Storage. Every other SOP Class this door takes is one of Storage."""
 
-SYNTAXES = {Service.VERIFICATION: _PLAIN, Service.QUERY: _PLAIN, Service.STORAGE: _EVERY}
+SYNTAXES = {service: _EVERY if service is Service.STORAGE else _PLAIN for service in Service}
 """Transfer syntaxes taken for each service; instances are kept in the one they came in."""
 
 _WITHOUT_PATIENT = frozenset(
@@ -130,3 +141,10 @@ def _answer(proposed: Proposed) -> Result:
             context = Context(proposed.context_id, proposed.abstract_syntax, syntax, service)
             return Result(proposed.context_id, ACCEPTED, syntax, context)
     return Result(proposed.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, proposed.transfer_syntaxes[0])
+
+
+def scp_roles(proposed: Iterable[str], results: Iterable[Result]) -> frozenset[str]:
+    """SOP Classes of which the requestor may be the SCP, as it proposed: storage, for C-GET. PS3.7 §D.3.3.4"""
+    contexts = [result.context for result in results if result.context is not None]
+    stored = {context.abstract_syntax for context in contexts if context.service is Service.STORAGE}
+    return frozenset(proposed) & stored

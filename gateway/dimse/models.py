@@ -1,4 +1,4 @@
-"""The Query/Retrieve Information Models of C-FIND as a table, and what is negotiated for each. Pure; PS3.4 §C.5, §C.6
+"""The Query/Retrieve Information Models as a table, and what is negotiated for each. Pure; PS3.4 §C.5, §C.6
 
 Each model has its levels, each level one unique key; nothing else tells the models apart (D10).
 """
@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gateway.dimse.contexts import PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND, STUDY_ROOT_FIND
+from gateway.dimse.contexts import (
+    PATIENT_ROOT_FIND,
+    PATIENT_ROOT_GET,
+    PATIENT_ROOT_MOVE,
+    PATIENT_STUDY_ONLY_FIND,
+    PATIENT_STUDY_ONLY_GET,
+    PATIENT_STUDY_ONLY_MOVE,
+    SERVICES,
+    STUDY_ROOT_FIND,
+    STUDY_ROOT_GET,
+    STUDY_ROOT_MOVE,
+    Service,
+)
 from storage.model import Level
 
 LEVEL_NAMES = MappingProxyType(
@@ -34,11 +46,21 @@ class Model:
         return tuple(UNIQUE_KEYS[above] for above in self.levels if above < level)
 
 
+_PATIENT_ROOT = Model((Level.PATIENT, Level.STUDY, Level.SERIES, Level.INSTANCE))
+_STUDY_ROOT = Model((Level.STUDY, Level.SERIES, Level.INSTANCE))
+_PATIENT_STUDY_ONLY = Model((Level.PATIENT, Level.STUDY))  # retired in 2004, still asked for
+
 MODELS: Mapping[str, Model] = MappingProxyType(
     {
-        PATIENT_ROOT_FIND: Model((Level.PATIENT, Level.STUDY, Level.SERIES, Level.INSTANCE)),
-        STUDY_ROOT_FIND: Model((Level.STUDY, Level.SERIES, Level.INSTANCE)),
-        PATIENT_STUDY_ONLY_FIND: Model((Level.PATIENT, Level.STUDY)),  # retired in 2004, still asked for
+        PATIENT_ROOT_FIND: _PATIENT_ROOT,
+        PATIENT_ROOT_MOVE: _PATIENT_ROOT,
+        PATIENT_ROOT_GET: _PATIENT_ROOT,
+        STUDY_ROOT_FIND: _STUDY_ROOT,
+        STUDY_ROOT_MOVE: _STUDY_ROOT,
+        STUDY_ROOT_GET: _STUDY_ROOT,
+        PATIENT_STUDY_ONLY_FIND: _PATIENT_STUDY_ONLY,
+        PATIENT_STUDY_ONLY_MOVE: _PATIENT_STUDY_ONLY,
+        PATIENT_STUDY_ONLY_GET: _PATIENT_STUDY_ONLY,
     }
 )
 """The models by SOP Class. PS3.4 §C.6.1, §C.6.2, and §C.6.3 of editions until 2004"""
@@ -50,7 +72,7 @@ class Extended:
 
     Of the seven bytes three are never agreed: the second (dates and times matched as one, for a search asks each
     attribute on its own), the fourth (times moved to the query's time zone) and the fifth (another view of enhanced
-    multi-frame images).
+    multi-frame images). Of a retrieval only the first is (PS3.4 Tables C.5-3 and C.5-4).
     """
 
     is_relational: bool = False
@@ -60,6 +82,7 @@ class Extended:
 
 
 _BYTES = {"is_relational": 0, "is_fuzzy": 2, "has_empty_values": 5, "has_multiple_values": 6}
+_BYTES_OF_RETRIEVAL = {"is_relational": 0}
 _EXTENDED_BYTES = 7
 
 
@@ -74,8 +97,9 @@ def negotiate_extended(proposed: Mapping[str, bytes]) -> tuple[dict[str, Extende
         information = proposed[sop_class][:_EXTENDED_BYTES]
         if not information:
             continue
-        asked = {name: information[at : at + 1] == b"\1" for name, at in _BYTES.items()}
+        known = _BYTES if SERVICES[sop_class] is Service.QUERY else _BYTES_OF_RETRIEVAL
+        asked = {name: information[at : at + 1] == b"\1" for name, at in known.items()}
         agreed[sop_class] = Extended(**asked)
-        places = {at for name, at in _BYTES.items() if asked[name]}
+        places = {at for name, at in known.items() if asked[name]}
         answer[sop_class] = bytes(at in places for at in range(len(information)))
     return agreed, answer

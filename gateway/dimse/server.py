@@ -13,11 +13,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway import logs, metrics
-from gateway.dimse import query_scp, storage_scp
+from gateway.dimse import query_scp, requestor, retrieve_scp, storage_scp
 from gateway.dimse.admission import Admission
 from gateway.dimse.associate import (
     APPLICATION_CONTEXT_NAME,
@@ -30,7 +30,7 @@ from gateway.dimse.associate import (
 )
 from gateway.dimse.command import RESPONSE, Element, Field
 from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DrainingError
-from gateway.dimse.contexts import Service, negotiate
+from gateway.dimse.contexts import Service, negotiate, scp_roles
 from gateway.dimse.limits import DimseLimits
 from gateway.dimse.models import negotiate_extended
 from gateway.dimse.status import SUCCESS, UNRECOGNISED_OPERATION, Reply
@@ -114,7 +114,8 @@ class DimseServer:
     """A DIMSE listener on a bound socket, which it owns from then on.
 
     sessions: makes the Session of an Actor, once for each association. peers: who may associate, and as whom; None
-    refuses. called_ae_is_checked: reject requests for another AE title. tls: of the listener, None for plain TCP.
+    refuses. called_ae_is_checked: reject requests for another AE title. destinations: of C-MOVE, by AE title. tls: of
+    the listener, None for plain TCP.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class DimseServer:
         *,
         peers: Callable[[Peer], Actor | None] = any_peer,
         called_ae_is_checked: bool = False,
+        destinations: Mapping[str, requestor.Peer] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._listener = listener
@@ -134,6 +136,7 @@ class DimseServer:
         self._sessions = sessions
         self._peers = peers
         self._called_ae_is_checked = called_ae_is_checked
+        self._destinations = destinations or {}
         self._tls = tls
         self._admission = Admission(limits)
         self._stopping = threading.Event()
@@ -263,10 +266,12 @@ class DimseServer:
         association = Association(connection, results, proposal.maximum_length, limits)
         extended, answered = negotiate_extended(proposal.extended)
         connection.enlarge()
-        connection.send(encode_acceptance(pdu, results, limits.pdu_maximum_bytes, answered))
+        roles = scp_roles(proposal.scp_roles, results)
+        connection.send(encode_acceptance(pdu, results, limits.pdu_maximum_bytes, answered, sorted(roles)))
         queries = query_scp.QueryService(self._ae_title, limits, extended)
+        retrievals = retrieve_scp.RetrieveService(limits, peer.calling_ae, extended, roles, self._destinations)
         source = Source("dimse", peer.calling_ae, peer.address)
-        return _Conversation(association, self._sessions(actor), source, limits, queries)
+        return _Conversation(association, self._sessions(actor), source, limits, queries, retrievals)
 
     def _objection(self, proposal: Proposal) -> _Rejection | None:
         if not proposal.protocol_version & 1:
@@ -318,16 +323,20 @@ class _Conversation:
         source: Source,
         limits: DimseLimits,
         queries: query_scp.QueryService,
+        retrievals: retrieve_scp.RetrieveService,
     ) -> None:
         self._association = association
         self._session = session
         self._source = source
         self._limits = limits
         self._queries = queries
+        self._retrievals = retrievals
         self._services: dict[tuple[Service, int], Callable[[Request], Reply]] = {
             (Service.VERIFICATION, Field.C_ECHO): self._echo,
             (Service.STORAGE, Field.C_STORE): self._store,
             (Service.QUERY, Field.C_FIND): self._find,
+            (Service.MOVE, Field.C_MOVE): self._retrieve,
+            (Service.GET, Field.C_GET): self._retrieve,
         }
 
     def run(self) -> None:
@@ -359,7 +368,12 @@ class _Conversation:
         started = time.monotonic()
         reply = self._services.get((request.context.service, field), self._unknown)(request)
         self._association.respond(
-            request, reply.status, offending_element=reply.offending_element, comment=reply.comment
+            request,
+            reply.status,
+            offending_element=reply.offending_element,
+            comment=reply.comment,
+            counts=reply.counts,
+            data_set=reply.data_set,
         )
         name = _NAMES.get(field, "other")
         metrics.DIMSE_REQUESTS.labels(name, f"{reply.status:04X}").inc()
@@ -383,6 +397,9 @@ class _Conversation:
     def _find(self, request: Request) -> Reply:
         return query_scp.find(self._association, request, self._session, self._queries)
 
+    def _retrieve(self, request: Request) -> Reply:
+        return retrieve_scp.retrieve(self._association, request, self._session, self._retrievals)
+
     def _unknown(self, request: Request) -> Reply:
         if request.has_data_set:
             self._discard_data_set(request)
@@ -395,4 +412,7 @@ class _Conversation:
             raise ViolationError("Data Set too long") from error
 
 
-_NAMES: dict[int, str] = {Field.C_STORE: "C-STORE", Field.C_FIND: "C-FIND", Field.C_ECHO: "C-ECHO"}
+_NAMES: dict[int, str] = {
+    field: field.name.replace("_", "-")
+    for field in (Field.C_STORE, Field.C_FIND, Field.C_MOVE, Field.C_GET, Field.C_ECHO)
+}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from gateway.dimse.command import Element
 from storage import errors
 from storage.errors import GatewayError
 
@@ -20,6 +21,10 @@ INVALID_INSTANCE_UID = 0x0117
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 UNRECOGNISED_OPERATION = 0x0211
 OUT_OF_RESOURCES = 0xA700
+CANNOT_COUNT_MATCHES = 0xA701
+CANNOT_PERFORM_SUB_OPERATIONS = 0xA702
+DESTINATION_UNKNOWN = 0xA801
+SUB_OPERATIONS_INCOMPLETE = 0xB000
 DATA_SET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
@@ -33,13 +38,16 @@ class Reply:
     """The final response to a request.
 
     offending_element: a tag. comment: a constant, at most 64 ASCII characters. ends_association: the rest of the
-    message was not received, so nothing can follow.
+    message was not received, so nothing can follow. counts: of sub-operations, by element. data_set: what goes with
+    the response.
     """
 
     status: int
     offending_element: int | None = None
     comment: str = ""
     ends_association: bool = False
+    counts: Mapping[Element, int] = field(default_factory=dict)
+    data_set: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,12 @@ def store_reply(error: GatewayError) -> Reply:
 def find_reply(error: GatewayError) -> Reply:
     """The response to a C-FIND that failed so. PS3.4 Table C.4-1"""
     return _reply(_row(error).find, error)
+
+
+def retrieve_reply(error: GatewayError) -> Reply:
+    """The response to a C-MOVE or C-GET whose matches cannot be found out. PS3.4 Tables C.4-2 and C.4-3"""
+    reply = find_reply(error)
+    return replace(reply, status=CANNOT_COUNT_MATCHES) if reply.status == OUT_OF_RESOURCES else reply
 
 
 def attempt(work: Callable[[], _Value], reply: Callable[[GatewayError], Reply]) -> _Value | Reply:

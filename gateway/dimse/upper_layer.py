@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.dimse import associate, command
@@ -161,6 +161,13 @@ class Association:
                 self._wait_for_end_of_life()
         return self._read_request()
 
+    def next_response(self, idle_seconds: float | None = None) -> Request:
+        """Wait for the message that follows one of our own: its response, or a C-CANCEL of the peer."""
+        if self._pdu_left == 0:
+            seconds = self._limits.idle_seconds if idle_seconds is None else idle_seconds
+            self._connection.wait_for_bytes(min(time.monotonic() + seconds, self._end_of_life))
+        return self._read_request()
+
     def interjection(self) -> Request | None:
         """What the peer has sent in the middle of our answers, a C-CANCEL; None when it is silent. PS3.7 §9.3.2.3"""
         has_bytes = self._pdu_left > 0 or self._connection.has_bytes
@@ -304,10 +311,21 @@ class Association:
         *,
         offending_element: int | None = None,
         comment: str = "",
+        counts: Mapping[command.Element, int] | None = None,
+        data_set: bytes | None = None,
     ) -> None:
         """Send the response to a request, after what is held. PS3.7 §9.3"""
-        encoded = command.response(request.command, status, offending_element=offending_element, comment=comment)
+        encoded = command.response(
+            request.command,
+            status,
+            has_data_set=data_set is not None,
+            offending_element=offending_element,
+            comment=comment,
+            counts=counts,
+        )
         self._outgoing += self._pdus(request.context.context_id, encoded, _COMMAND)
+        if data_set is not None:
+            self._outgoing += self._pdus(request.context.context_id, data_set, 0)
         self.flush()
 
     def head(self, context_id: int, encoded_command: bytes) -> bytes:
@@ -341,6 +359,22 @@ class Association:
             pdus += self._pdus(context_id, data_set, 0)
         self._connection.send(b"".join(pdus))
 
+    def request_with(self, context_id: int, encoded_command: bytes, pieces: Iterable[bytes]) -> None:
+        """The same with a Data Set that comes in pieces, in constant memory. What ``pieces`` raises leaves the message
+        unfinished, so that the association cannot go on.
+        """
+        outgoing = bytearray(b"".join(self._pdus(context_id, encoded_command, _COMMAND)))
+        waiting = b""
+        for piece in pieces:
+            if waiting:
+                outgoing += b"".join(self._pdus(context_id, waiting, 0, is_whole=False))
+            waiting = piece
+            if len(outgoing) >= _HELD_BYTES:
+                self._connection.send(outgoing)
+                outgoing = bytearray()
+        outgoing += b"".join(self._pdus(context_id, waiting, 0))
+        self._connection.send(outgoing)
+
     def release(self, seconds: float) -> None:
         """Ask for the release and wait for the answer, with nothing under way. Raises ConnectionEndedError.
 
@@ -351,12 +385,13 @@ class Association:
         if _PDU_HEADER.unpack(header)[0] != RELEASE_RESPONSE:
             raise ViolationError("unexpected PDU", abort=UNEXPECTED_PDU)
 
-    def _pdus(self, context_id: int, encoded: bytes, control: int) -> list[bytes]:
+    def _pdus(self, context_id: int, encoded: bytes, control: int, *, is_whole: bool = True) -> list[bytes]:
+        """The PDUs of a fragment of a message, the last one of it unless ``is_whole`` is false."""
         size = self._sent_fragment_bytes
         pdus: list[bytes] = []
         for start in range(0, max(len(encoded), 1), size):
             fragment = encoded[start : start + size]
-            last = _LAST if start + size >= len(encoded) else 0
+            last = _LAST if is_whole and start + size >= len(encoded) else 0
             header = _PDU_AND_PDV_HEADER.pack(
                 P_DATA, len(fragment) + _PDV_OVERHEAD_BYTES, len(fragment) + 2, context_id, control | last
             )

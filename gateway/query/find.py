@@ -11,7 +11,8 @@ from gateway.dimse.connection import ConnectionEndedError, DeadlineError
 from gateway.dimse.contexts import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from gateway.dimse.models import Extended
 from gateway.dimse.query_keys import QUERY_LEVEL
-from gateway.dimse.query_scu import FindFailedError, Peer, RejectedError, find_requestor
+from gateway.dimse.query_scu import FindFailedError, find_requestor
+from gateway.dimse.requestor import Peer, RejectedError
 from gateway.dimse.status import DATA_SET_MISMATCH, SOP_CLASS_NOT_SUPPORTED
 from gateway.query.failures import BadUsage, Failed, QueryError, Refused, Unreachable
 from gateway.query.search import Field, Search, read_field

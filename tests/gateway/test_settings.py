@@ -91,6 +91,14 @@ def test_variables_that_kubernetes_makes_for_a_service_called_gateway_are_not_ou
         ("http.host", 5, "is not text"),
         ("dimse.ae_title", "A" * 17, "is not an AE title"),
         ("dimse.ae_title", " ", "is not an AE title"),
+        ("dimse.peers", "PACS", "AET=HOST:PORT"),
+        ("dimse.peers", "PACS=host", "AET=HOST:PORT"),
+        ("dimse.peers", "PACS=host:port", "AET=HOST:PORT"),
+        ("dimse.peers", "PACS=host:70000", "AET=HOST:PORT"),
+        ("dimse.peers", "=host:104", "AET=HOST:PORT"),
+        ("dimse.peers", "PACS=user@host:104", "AET=HOST:PORT"),
+        ("dimse.peers", "PACS=host:104/x", "AET=HOST:PORT"),
+        ("dimse.peers", "PACS=a:104,PACS=b:104", "names PACS twice"),
         ("dimse.ae_title", "A\\B", "is not an AE title"),
         ("logs.level", "LOUD", "is not one of"),
         ("archive.data", "", "is not a path"),
@@ -196,3 +204,8 @@ def test_the_password_of_the_index_is_not_shown_but_handed_to_the_processes(url,
     said = run_command("settings", environment={"GATEWAY_ARCHIVE__INDEX": url})
     assert shown in said.stdout
     assert "s3cr" not in said.stdout + said.stderr
+
+
+def test_peers_are_read_with_their_places():
+    read = settings.read_peers(["PACS=pacs.example.org:104", "VIEWER 2=[::1]:11113"])
+    assert read == {"PACS": ("pacs.example.org", 104), "VIEWER 2": ("::1", 11113)}

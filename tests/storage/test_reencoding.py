@@ -1,4 +1,4 @@
-"""Re-encoding to Explicit VR Little Endian, judged by pydicom and DCMTK."""
+"""Re-encoding to Explicit and Implicit VR Little Endian, judged by pydicom and DCMTK."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pydicom
 import pytest
 
 from storage.dataset import read_data_set
+from storage.dictionary import dictionary_vr
 from storage.errors import GatewayError
 from storage.filemeta import Announcement, canonical_header, read_file_meta
-from storage.reencoding import explicit_little_endian
-from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+from storage.reencoding import little_endian_data_set
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 from tests.storage.test_dataset import readable_files
 
 SAMPLES = Path(__file__).parents[2] / "sample_dicom"
@@ -32,8 +33,9 @@ def native_files():
     return found
 
 
-def reencoded(raw, syntax):
-    return b"".join(explicit_little_endian(lambda start, end: raw[start:end], len(raw), syntax))
+def reencoded(raw, syntax, *, to_implicit=False):
+    read = lambda start, end: raw[start:end]  # noqa: E731 - as short as it gets
+    return b"".join(little_endian_data_set(read, len(raw), syntax, to_implicit=to_implicit))
 
 
 def without_places(json):
@@ -63,6 +65,27 @@ def test_every_element_and_pixel_is_the_same_afterwards(path, start, syntax):
             except (AttributeError, ValueError):
                 return
             assert np.array_equal(mine.pixel_array, expected)
+
+
+@pytest.mark.parametrize(("path", "start", "syntax"), native_files())
+def test_implicit_vr_holds_the_same_values(path, start, syntax):
+    raw = path.read_bytes()[start:]
+    try:
+        read_data_set(raw, 0, syntax)
+    except GatewayError:
+        return  # such a file is never stored
+    explicit, implicit = reencoded(raw, syntax), reencoded(raw, syntax, to_implicit=True)
+    assert implicit == reencoded(implicit, transfer_syntax(IMPLICIT_VR_LITTLE_ENDIAN), to_implicit=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mine, theirs = (
+            pydicom.dcmread(io.BytesIO(canonical_header(Announcement("1.2", "1.3", uid)) + content))
+            for uid, content in ((IMPLICIT_VR_LITTLE_ENDIAN, implicit), (EXPLICIT_VR_LITTLE_ENDIAN, explicit))
+        )
+        assert mine.keys() == theirs.keys()
+        for tag in mine.keys():  # noqa: SIM118 - Data Sets iterate values
+            if dictionary_vr(tag) not in ("UN", "SQ", ""):
+                assert mine[tag].value == theirs[tag].value, tag
 
 
 @pytest.mark.needs("dcmconv")

@@ -180,6 +180,20 @@ def proposal(**more):
     return associate.Proposal("PACS", "QUERY", 1, name, contexts, 16384, {STUDY_ROOT_FIND: b"\1\0\1"}, **more)
 
 
+def test_roles_are_read_and_accepted_as_pynetdicom_means_them():
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid, role.scu_role, role.scp_role = CT, False, True
+    other = SCP_SCU_RoleSelectionNegotiation()
+    other.sop_class_uid, other.scu_role, other.scp_role = STUDY_ROOT_FIND, True, False
+    encoded = request_of_pynetdicom([(CT, [EXPLICIT_VR_LITTLE_ENDIAN])], role, other)
+    proposal = decode_request(encoded)
+    assert proposal.scp_roles == {CT}
+    pdu = A_ASSOCIATE_AC()
+    pdu.decode(encode_acceptance(encoded, negotiate(proposal.contexts), 1 << 17, {}, [CT]))
+    roles = [item for item in pdu.to_primitive().user_information if isinstance(item, type(role))]
+    assert [(one.sop_class_uid, one.scu_role, one.scp_role) for one in roles] == [(CT, False, True)]
+
+
 def test_our_request_is_read_as_it_was_meant_by_us_and_by_pynetdicom():
     pdu = associate.encode_request(proposal())
     assert decode_request(pdu) == proposal()

@@ -18,11 +18,13 @@ PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY = (f"1.2.840.10008.5.1.4.1.2.{numbe
     ],
 )
 def test_each_model_has_exactly_its_levels(sop_class, levels):
-    assert [name for name, level in LEVEL_NAMES.items() if level in MODELS[sop_class].levels] == levels
+    for service in (1, 2, 3):  # FIND, MOVE, GET
+        model = MODELS[f"{sop_class[:-1]}{service}"]
+        assert [name for name, level in LEVEL_NAMES.items() if level in model.levels] == levels
 
 
-def test_every_sop_class_of_the_query_service_has_a_model():
-    assert {uid for uid, service in SERVICES.items() if service is Service.QUERY} == set(MODELS)
+def test_every_sop_class_of_query_and_retrieve_has_a_model():
+    assert {uid for uid, service in SERVICES.items() if service is not Service.VERIFICATION} == set(MODELS)
 
 
 def test_the_unique_keys_are_those_of_the_attribute_table():
@@ -44,12 +46,19 @@ def test_the_unique_keys_are_those_of_the_attribute_table():
         (b"\1" * 40, Extended(True, True, True, True), b"\1\0\1\0\0\1\1"),
     ],
 )
-@pytest.mark.parametrize("sop_class", MODELS)
+@pytest.mark.parametrize("sop_class", [PATIENT_ROOT, STUDY_ROOT, PATIENT_STUDY_ONLY])
 def test_what_can_be_done_is_agreed_for_each_model_and_the_rest_is_not(sop_class, information, extended, answered):
     assert negotiate_extended({sop_class: information}) == ({sop_class: extended}, {sop_class: answered})
 
 
-@pytest.mark.parametrize("proposed", [{}, {STUDY_ROOT: b""}, {"1.2.840.10008.5.1.4.1.2.2.2": b"\1"}])
+@pytest.mark.parametrize(("information", "answered"), [(b"\1", b"\1"), (b"\0", b"\0"), (b"\1" * 7, b"\1\0\0\0\0\0\0")])
+@pytest.mark.parametrize("sop_class", [uid for uid, one in SERVICES.items() if one in (Service.MOVE, Service.GET)])
+def test_a_retrieval_may_be_relational_and_nothing_else(sop_class, information, answered):
+    extended = Extended(is_relational=answered[:1] == b"\1")
+    assert negotiate_extended({sop_class: information}) == ({sop_class: extended}, {sop_class: answered})
+
+
+@pytest.mark.parametrize("proposed", [{}, {STUDY_ROOT: b""}, {"1.2.840.10008.5.1.4.1.1.2": b"\1"}])
 def test_nothing_is_answered_where_nothing_is_asked(proposed):
     assert negotiate_extended(proposed) == ({}, {})
 
