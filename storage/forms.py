@@ -56,7 +56,8 @@ def number_form(value: JsonElement) -> str | None:
 
 
 def _uid_form(value: JsonElement) -> str | None:
-    return str(value).strip(" \0")[:64] or None
+    """Without padding; a NUL inside is seen as the reader of Data Sets shows it."""
+    return str(value).strip(" \0").replace("\0", "\ufffd")[:64] or None
 
 
 _DATE = re.compile(r"([0-9]{4})(\.?)([0-9]{2})\2([0-9]{2})", re.ASCII)

@@ -21,7 +21,7 @@ from storage.errors import BadQuery
 from storage.extended import read_extended
 from storage.index.probes import probes_of
 from storage.matching import Match, Query
-from storage.model import Level, Progress, Scope
+from storage.model import Level, Outcome, Progress, Scope
 from tests.contracts.index import (
     ASKED_NAMES,
     ASKED_TEXTS,
@@ -149,6 +149,15 @@ class ExtendedContract:
             assert "00191008" not in plain.attributes
             (everything,) = index.search(Query(Level.SERIES, scope=study_scope(2), include="all"))
             assert everything.attributes["00191008"]["Value"] == ["BODY"]
+
+    @pytest.mark.parametrize("text", [*TEXTS[:10]])
+    def test_a_nul_within_a_value_keeps_no_instance_out(self, tmp_path, text):
+        (attribute,) = read_extended([text])
+        value = {"Alphabetic": "a\0b"} if attribute.vr == "PN" else "a\0b"
+        with self.opened(tmp_path, text) as index:
+            receipt = index.add(stored(1, 1, 1, json=held(attribute.tag, value, vr=attribute.vr)))
+            assert receipt.outcome is Outcome.STORED
+            assert numbers_of(index.search(Query(Level.STUDY))) == [1]
 
     def test_a_later_instance_fills_a_gap_of_its_study_and_the_first_value_stays(self, tmp_path):
         with self.opened(tmp_path, "0019100F:CS@study", COIL) as index:
