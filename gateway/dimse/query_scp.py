@@ -83,23 +83,31 @@ def _send(association: Association, request: Request, answers: Answers, found: S
     return None
 
 
-def _receive(association: Association, request: Request, service: QueryService) -> Answers | Reply:
-    """Receive the Identifier and understand it; a reply says why not."""
+def receive_identifier(association: Association, request: Request, maximum_bytes: int) -> bytes | Reply:
+    """The Identifier of a query or retrieval, as it came; a reply says why there is none to understand."""
     if not request.has_data_set:
         return Reply(DATA_SET_MISMATCH, int(QUERY_LEVEL, 16), "There is no Identifier")
     encoded = bytearray()
     try:
-        association.receive_data_set(request, encoded.extend, service.limits.identifier_maximum_bytes)
+        association.receive_data_set(request, encoded.extend, maximum_bytes)
     except TooLarge:
         return Reply(DATA_SET_MISMATCH, comment="The Identifier is too long", ends_association=True)
-    sop_class = request.context.abstract_syntax
-    if request.command.text(Element.AFFECTED_SOP_CLASS_UID) != sop_class:
+    if request.command.text(Element.AFFECTED_SOP_CLASS_UID) != request.context.abstract_syntax:
         comment = "The SOP Class is not that of the presentation context"
         return Reply(SOP_CLASS_NOT_SUPPORTED, Element.AFFECTED_SOP_CLASS_UID, comment)
+    return bytes(encoded)
+
+
+def _receive(association: Association, request: Request, service: QueryService) -> Answers | Reply:
+    """Receive the Identifier and understand it; a reply says why not."""
+    encoded = receive_identifier(association, request, service.limits.identifier_maximum_bytes)
+    if isinstance(encoded, Reply):
+        return encoded
+    sop_class = request.context.abstract_syntax
 
     def understood() -> Answers:
         syntax = request.context.transfer_syntax
-        elements = identifier.decode(bytes(encoded), syntax)
+        elements = identifier.decode(encoded, syntax)
         keys_maximum = service.limits.query_keys_maximum
         asked = read_query(elements, keys_maximum, MODELS[sop_class], service.extended.get(sop_class))
         return Answers(asked, service.ae_title, syntax)

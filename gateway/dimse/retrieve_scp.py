@@ -21,14 +21,13 @@ from gateway.dimse.contexts import Proposed, Service
 from gateway.dimse.limits import DimseLimits
 from gateway.dimse.models import MODELS, UNIQUE_KEYS, Extended
 from gateway.dimse.query_keys import QUERY_LEVEL, read_query
+from gateway.dimse.query_scp import receive_identifier
 from gateway.dimse.requestor import Peer, RejectedError, limits_within, requested
 from gateway.dimse.status import (
     CANCELLED,
     CANNOT_PERFORM_SUB_OPERATIONS,
-    DATA_SET_MISMATCH,
     DESTINATION_UNKNOWN,
     PENDING,
-    SOP_CLASS_NOT_SUPPORTED,
     SUB_OPERATIONS_INCOMPLETE,
     SUCCESS,
     Reply,
@@ -38,13 +37,14 @@ from gateway.dimse.status import (
 from gateway.dimse.store_scu import Encoding, NoContextError, Originator, Sender, encoding_of, proposals
 from gateway.dimse.upper_layer import NOT_SPECIFIED, UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
-from storage.errors import BadQuery, GatewayError, NotFound, TooLarge
+from storage.errors import BadQuery, GatewayError, NotFound
 from storage.matching import MatchKind, Query
 from storage.model import Instance, JsonElement, Level, Scope
 
 logger = logging.getLogger(__name__)
 
 _FAILED_UIDS = "00080058"
+_PAGE_ANSWERS = 500
 _MOST_FAILED_UIDS = 1000  # in an Explicit VR element of 65,534 bytes
 _SECONDS_BETWEEN_PENDING = 0.25
 _WARNINGS = range(0xB000, 0xC000)
@@ -105,25 +105,21 @@ def retrieve(association: Association, request: Request, session: Session, servi
             operation.move(peer)
     except _CancelledError:
         return operation.reply(is_cancelled=True)
+    except GatewayError as error:  # of the index, between two sub-operations
+        refused = retrieve_reply(error)
+        return replace(operation.reply(), status=CANNOT_PERFORM_SUB_OPERATIONS, comment=refused.comment)
     return operation.reply()
 
 
 def _receive(association: Association, request: Request, service: RetrieveService) -> Query | Reply:
     """Receive the Identifier and understand it; a reply says why not."""
-    if not request.has_data_set:
-        return Reply(DATA_SET_MISMATCH, int(QUERY_LEVEL, 16), "There is no Identifier")
-    encoded = bytearray()
-    try:
-        association.receive_data_set(request, encoded.extend, service.limits.identifier_maximum_bytes)
-    except TooLarge:
-        return Reply(DATA_SET_MISMATCH, comment="The Identifier is too long", ends_association=True)
+    encoded = receive_identifier(association, request, service.limits.identifier_maximum_bytes)
+    if isinstance(encoded, Reply):
+        return encoded
     sop_class = request.context.abstract_syntax
-    if request.command.text(Element.AFFECTED_SOP_CLASS_UID) != sop_class:
-        comment = "The SOP Class is not that of the presentation context"
-        return Reply(SOP_CLASS_NOT_SUPPORTED, Element.AFFECTED_SOP_CLASS_UID, comment)
 
     def understood() -> Query:
-        elements = identifier.decode(bytes(encoded), request.context.transfer_syntax)
+        elements = identifier.decode(encoded, request.context.transfer_syntax)
         return read_retrieval(elements, service, sop_class)
 
     return attempt(understood, retrieve_reply)
@@ -154,8 +150,8 @@ def _matches(session: Session, query: Query) -> _Matches:
     """The series, or instances, to go through, in the order of answers, and their encodings."""
     scopes: list[Scope] = []
     encodings: Counter[Encoding] = Counter()
-    for answer in session.search(query):
-        for scope in _parts(session, answer.scope):
+    for found_scope in _scopes(session, query):
+        for scope in _parts(session, found_scope):
             found = _instances(session, scope)
             if found:
                 scopes.append(scope)
@@ -168,7 +164,16 @@ def _parts(session: Session, scope: Scope) -> Iterator[Scope]:
     if scope.level > Level.STUDY:
         yield scope
     else:
-        yield from (answer.scope for answer in session.search(Query(Level.SERIES, scope=scope)))
+        yield from _scopes(session, Query(Level.SERIES, scope=scope))
+
+
+def _scopes(session: Session, query: Query) -> Iterator[Scope]:
+    """What matches, page by page: of an answer nothing is kept but what it names."""
+    while page := session.search(replace(query, limit=_PAGE_ANSWERS)):
+        yield from (answer.scope for answer in page)
+        if len(page) < _PAGE_ANSWERS:
+            return
+        query = replace(query, after=page[-1].place)
 
 
 def _instances(session: Session, scope: Scope) -> Sequence[Instance]:

@@ -248,6 +248,22 @@ def test_an_object_that_is_cut_short_fails_alone(listen):
     assert found.associations == 2
 
 
+def test_an_index_that_goes_away_between_two_series_ends_a_move_with_a_status(listen, engine):
+    with destination(pause=0.1) as found:
+        listener = listen(destinations=found.peers, engine=engine)
+        fill(listener, range(1, 6))
+        fill(listener, range(6, 9), series="1.2.3.5")
+        with associated(listener, (STUDY_ROOT_MOVE, [EXPLICIT])) as association:
+            moving = association.send_c_move(query(StudyInstanceUID=STUDY), "DEST", STUDY_ROOT_MOVE)
+            status, _ = next(moving)
+            assert status.Status == PENDING
+            with engine.damaged(listener.folder):
+                *_, (last, _) = moving
+                assert (last.Status, last.ErrorComment) == (IMPOSSIBLE, "The index cannot be reached")
+                assert association.is_established
+            assert len(found.contents) == last.NumberOfCompletedSuboperations < 8
+
+
 def test_a_move_is_cancelled_and_says_what_is_left(listen):
     with destination(pause=0.05) as found:
         listener = listen(destinations=found.peers)
