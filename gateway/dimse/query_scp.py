@@ -70,15 +70,14 @@ def find(association: Association, request: Request, session: Session, service: 
 def _send(association: Association, request: Request, answers: Answers, found: Sequence[Sequence[str]]) -> Reply | None:
     """Send some answers; a reply says why not all of them."""
     pending = PENDING if answers.asked.is_complete else PENDING_WITHOUT_SOME_KEYS
-    head = association.head(request.context.context_id, command.response(request.command, pending, has_data_set=True))
+    response = command.response(request.command, pending, has_data_set=True)
     for start in range(0, len(found), _ANSWERS_TO_CANCEL):
         if _is_cancelled(association, request):
             return Reply(CANCELLED)
         encoded = attempt(partial(answers.encode, found[start : start + _ANSWERS_TO_CANCEL]), find_reply)
         if isinstance(encoded, Reply):
             return encoded
-        for one in encoded:
-            association.hold(head, request.context.context_id, one)
+        association.hold(request.context.context_id, response, encoded)
     association.flush()
     return None
 

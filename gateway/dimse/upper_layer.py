@@ -323,26 +323,32 @@ class Association:
             comment=comment,
             counts=counts,
         )
-        self._outgoing += self._pdus(request.context.context_id, encoded, _COMMAND)
-        if data_set is not None:
-            self._outgoing += self._pdus(request.context.context_id, data_set, 0)
+        if data_set is None:
+            self._outgoing += self._pdus(request.context.context_id, encoded, _COMMAND)
+        else:
+            self.hold(request.context.context_id, encoded, [data_set])
         self.flush()
 
-    def head(self, context_id: int, encoded_command: bytes) -> bytes:
-        """A command as it goes over the wire, for messages that have it in common."""
-        return b"".join(self._pdus(context_id, encoded_command, _COMMAND))
-
-    def hold(self, head: bytes, context_id: int, data_set: bytes) -> None:
-        """Send a message some time before the next ``flush`` or ``respond``, so that a few may go together."""
-        length = len(data_set)
-        if length <= self._sent_fragment_bytes:  # as nearly all answers are, of which there may be very many
-            header = _PDU_AND_PDV_HEADER.pack(P_DATA, length + _PDV_OVERHEAD_BYTES, length + 2, context_id, _LAST)
-            self._outgoing += (head, header, data_set)
-        else:
-            self._outgoing += (head, *self._pdus(context_id, data_set, 0))
-        self._outgoing_bytes += len(head) + length
-        if self._outgoing_bytes >= _HELD_BYTES:
-            self.flush()
+    def hold(self, context_id: int, encoded_command: bytes, data_sets: Iterable[bytes]) -> None:
+        """Send messages that have their command in common some time before the next ``flush`` or ``respond``, so that
+        a few may go together. Command and Data Set share a PDU where the peer takes one that long. PS3.8 §9.3.5
+        """
+        commands = len(encoded_command)
+        for data_set in data_sets:
+            length = commands + len(data_set) + 2 * _PDV_OVERHEAD_BYTES
+            if length <= self._sent_fragment_bytes:  # as nearly all answers are, of which there may be very many
+                self._outgoing += (
+                    _PDU_AND_PDV_HEADER.pack(P_DATA, length, commands + 2, context_id, _COMMAND | _LAST),
+                    encoded_command,
+                    _PDV_HEADER.pack(len(data_set) + 2, context_id, _LAST),
+                    data_set,
+                )
+            else:
+                self._outgoing += self._pdus(context_id, encoded_command, _COMMAND)
+                self._outgoing += self._pdus(context_id, data_set, 0)
+            self._outgoing_bytes += length
+            if self._outgoing_bytes >= _HELD_BYTES:
+                self.flush()
 
     def flush(self) -> None:
         """Send what is held."""

@@ -275,7 +275,7 @@ def test_a_peer_that_reads_nothing_is_given_up(ends):
     request = peer.next_request()
     started = time.monotonic()
     with pytest.raises(DeadlineError, match="unread"):
-        peer.hold(b"", request.context.context_id, bytes(64 << 20))
+        peer.hold(request.context.context_id, b"", [bytes(64 << 20)])
     assert time.monotonic() - started < 20
 
 
@@ -286,7 +286,7 @@ def test_answers_keep_to_the_maximum_the_peer_announced(ends, maximum):
     data = bytes(range(256)) * 80
     request = peer.next_request()
     pending = command.response(request.command, 0xFF00, has_data_set=True)
-    peer.hold(peer.head(request.context.context_id, pending), request.context.context_id, data)
+    peer.hold(request.context.context_id, pending, [data])
     peer.flush()
     ends.connection.close()
     wire = b"".join(iter(lambda: ends.peer.recv(65536), b""))
