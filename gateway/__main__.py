@@ -1,4 +1,6 @@
-"""Command line: serve, import, reindex, query, settings, version. Reads settings, calls, and makes errors exit codes.
+"""Command line: serve, import, reindex, query, doctor, conformance, settings, version.
+
+Each reads settings, calls, and makes errors exit codes.
 
 Exit codes: 0 done; 1 it failed, or some files were refused; 2 usage or settings; 3 another gateway has the folder;
 4 a server that was queried refused; 5 it could not be reached; 130 Ctrl-C.
@@ -282,6 +284,55 @@ def query(arguments: tuple[str, ...], config: Path | None, **flags: Any) -> None
         _fail(error.reason, error.exit_code)
     except KeyboardInterrupt:
         _fail("Interrupted.", _INTERRUPTED)
+
+
+@main.command()
+@click.argument("url")
+@click.option("--origin", default="", metavar="URL", help="Where the viewer's web page is loaded from, for CORS.")
+@click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Header to send.")
+@click.option("--timeout", type=click.FloatRange(0.1, 3600), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--json", "is_json", is_flag=True, help="Report in one line of JSON.")
+def doctor(url: str, origin: str, header: tuple[str, ...], timeout: float, is_json: bool) -> None:
+    """Send the requests of viewers to a DICOMweb server, and say what they would trip over.
+
+    URL is where viewers reach it, through every proxy: http(s)://host:port/base. It is only read from. With
+    DICOMWEB_TOKEN in the environment that is sent as bearer token. Exit codes: 0 all is well; 1 something is not;
+    2 usage; 5 it cannot be reached.
+    """
+    from gateway.query.command import read_headers  # noqa: PLC0415 - other commands need no client
+    from gateway.query.doctor import Doctor  # noqa: PLC0415 - as above
+    from gateway.query.failures import BadUsage, QueryError  # noqa: PLC0415 - as above
+    from gateway.query.server import WebServer, read_server  # noqa: PLC0415 - as above
+
+    findings = []
+    try:
+        server = read_server(url)
+        if not isinstance(server, WebServer):
+            raise BadUsage("The doctor looks at DICOMweb servers: http(s)://host:port/base.")
+        headers = read_headers(server, header, settings.bearer_token())
+        for finding in Doctor(server, headers, timeout, origin.rstrip("/")).findings():
+            findings.append(finding)
+            if not is_json:
+                mark = "-" if finding.is_skipped else "\N{BALLOT X}" if finding.trouble else "\N{CHECK MARK}"
+                what = "nothing there to look at" if finding.is_skipped else finding.trouble
+                click.echo(f"{mark} {finding.name}{': ' if what else ''}{what}")
+    except QueryError as error:
+        _fail(error.reason, error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Interrupted.", _INTERRUPTED)
+    troubles = sum(bool(finding.trouble) for finding in findings)
+    if is_json:
+        said = [{"check": one.name, "trouble": one.trouble, "is_skipped": one.is_skipped} for one in findings]
+        click.echo(json.dumps({"event": "examined", "troubles": troubles, "findings": said}))
+    sys.exit(1 if troubles else 0)
+
+
+@main.command()
+def conformance() -> None:
+    """Print the DICOM Conformance Statement, in Markdown, as docs/conformance-statement.md has it."""
+    from gateway.conformance import statement  # noqa: PLC0415 - other commands need no doors
+
+    click.echo(statement(), nl=False)
 
 
 @main.command("settings")

@@ -92,6 +92,7 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
     from gateway.dimse.requestor import Peer
     from gateway.dimse.server import DimseServer
     from gateway.indexing import keep_complete
+    from gateway.pixels.pool import RenderPool
     from gateway.session import Session
 
     stopping = threading.Event()
@@ -101,14 +102,16 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         row.name: getattr(values.dimse, row.name) for row in fields(DimseLimits) if hasattr(values.dimse, row.name)
     }
     limits = DimseLimits(**named, instance_maximum_bytes=values.archive.maximum_instance_bytes)
-    with open_archive(values) as archive:
+    pixels = values.pixels
+    pool = RenderPool(pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes)
+    with open_archive(values) as archive, contextlib.closing(pool):
         sessions = partial(Session, archive)
         title = values.dimse.ae_title
         peers = read_peers(values.dimse.peers)
         destinations = {
             peer: Peer(host, port, called_ae=peer, calling_ae=title) for peer, (host, port) in peers.items()
         }
-        server = DimseServer(listener, title, limits, sessions, destinations=destinations)
+        server = DimseServer(listener, title, limits, sessions, destinations=destinations, transcoder=pool)
         serving = threading.Thread(target=server.serve, name="dimse")
         serving.start()
         indexing = threading.Thread(target=keep_complete, args=(archive.index_extended, stopping), name="indexing")

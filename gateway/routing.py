@@ -31,12 +31,14 @@ class Route:
 
 @dataclass(slots=True)
 class _Node:
-    """What can follow a segment. ends: what is here, by method; rest: the name that takes all that follows."""
+    """What can follow a segment. ends: what is here, by method; rest: the name that takes all that follows, and what is
+    there.
+    """
 
     literals: dict[str, _Node] = field(default_factory=dict)
     parameter: str = ""
     child: _Node | None = None
-    rest: str = ""
+    rest: tuple[str, _Node] | None = None
     template: str = ""
     ends: dict[str, Endpoint] = field(default_factory=dict)
 
@@ -61,7 +63,8 @@ class Router:
         node = self._root
         for segment in route.template.strip("/").split("/"):
             if segment.endswith(":path}"):
-                node.rest = segment[1 : -len(":path}")]
+                node.rest = node.rest or (segment[1 : -len(":path}")], _Node())
+                node = node.rest[1]
             elif segment.startswith("{"):
                 node.parameter = segment[1:-1]
                 node.child = node.child or _Node()
@@ -81,14 +84,15 @@ class Router:
             following = node.literals.get(segment)
             if following is None:
                 if node.rest:
-                    parameters[node.rest] = "/".join(segments[at:])
-                    return node.template, node.ends, parameters
+                    name, last = node.rest
+                    parameters[name] = "/".join(segments[at:])
+                    return last.template, last.ends, parameters
                 if node.child is None or not segment:
                     return "unmatched", {}, {}
                 parameters[node.parameter] = segment
                 following = node.child
             node = following
-        return (node.template, node.ends, parameters) if node.ends and not node.rest else ("unmatched", {}, {})
+        return (node.template, node.ends, parameters) if node.ends else ("unmatched", {}, {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong before the answer has begun becomes an answer."""

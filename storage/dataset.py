@@ -195,6 +195,17 @@ class _Place(NamedTuple):
     is_implicit: bool
 
 
+def looks_implicit(begin: bytes, transfer_syntax: TransferSyntax, size_bytes: int) -> bool:
+    """Whether a Data Set that was announced with explicit VRs has none: some writers mislabel it (D11).
+
+    begin: its first eight bytes.
+    """
+    vr = begin[4:6]
+    if not transfer_syntax.is_little_endian or len(begin) < 8 or (vr.isalpha() and vr.isupper()):
+        return False
+    return int.from_bytes(begin[4:8], "little") <= size_bytes
+
+
 @dataclass(slots=True)
 class _Walk:
     """The state of one walk: where the bytes are and what is left of each budget."""
@@ -216,7 +227,11 @@ class _Walk:
         json: dict[str, JsonElement] = {}
         self.head = bytes(self.buffer[:_HEAD_BYTES])
         try:
-            is_implicit = self.transfer_syntax.is_implicit_vr or self._looks_implicit()
+            is_implicit = self.transfer_syntax.is_implicit_vr
+            begin = bytes(self.buffer[self.origin : self.origin + 8])
+            if not is_implicit and looks_implicit(begin, self.transfer_syntax, self.end - self.origin):
+                is_implicit = True
+                self.warnings.append("The Data Set is implicit VR but was announced as explicit")
             self._data_set(json, self.origin, self.end, _Place("", DEFAULT_ENCODINGS, 0, is_implicit))
         except struct.error as error:
             raise NotDicom("The Data Set ends within an element") from error
@@ -226,17 +241,6 @@ class _Walk:
         if pixel_data is not None and self.extended_offsets:
             pixel_data = replace(pixel_data, extended_offsets=self.extended_offsets)
         return DataSet(_ascending(json), self.bulk, pixel_data, tuple(dict.fromkeys(self.warnings)))
-
-    def _looks_implicit(self) -> bool:
-        """Whether a Data Set that was announced with explicit VRs has none: some writers mislabel it (D11)."""
-        vr = bytes(self.buffer[self.origin + 4 : self.origin + 6])
-        if not self.transfer_syntax.is_little_endian or len(vr) < 2 or (vr.isalpha() and vr.isupper()):
-            return False
-        length = struct.unpack_from("<I", self.buffer, self.origin + 4)[0]
-        if length > self.end - self.origin:
-            return False
-        self.warnings.append("The Data Set is implicit VR but was announced as explicit")
-        return True
 
     def _data_set(self, json: dict[str, JsonElement], at: int, end: int, place: _Place) -> int:
         """Read elements into ``json`` until ``end`` or an item delimiter; where it stopped is returned."""

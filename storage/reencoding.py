@@ -1,15 +1,17 @@
-"""Any native Data Set in Explicit or Implicit VR Little Endian, element by element, in constant memory.
+"""Any Data Set in Explicit or Implicit VR Little Endian, element by element, in constant memory.
 
 Values keep their bytes, turned round where they were big endian; sequences get undefined length, so nothing is
-counted ahead. Group lengths, which would no longer be true, are left out. PS3.5 §7.1, §7.3, §7.5
+counted ahead. Group lengths, which would no longer be true, are left out. Pixels stay what they are, unless others
+are given for them. PS3.5 §7.1, §7.3, §7.5
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from storage.dataset import is_signed_value, unambiguous_vr
+from storage.dataset import is_signed_value, looks_implicit, unambiguous_vr
 from storage.dictionary import dictionary_vr
 from storage.errors import CorruptObject
 from storage.uids import TransferSyntax
@@ -21,22 +23,47 @@ _WINDOW_BYTES = 64 << 10
 _CHUNK_BYTES = 1 << 20
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
-_ITEM_BEGINS = struct.pack("<HHI", 0xFFFE, 0xE000, _UNDEFINED)
-_ITEM_ENDS = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
-_SEQUENCE_ENDS = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+_ITEM = struct.Struct("<HHI")
+_ITEM_EMPTY = _ITEM.pack(0xFFFE, 0xE000, 0)
+_ITEM_BEGINS = _ITEM.pack(0xFFFE, 0xE000, _UNDEFINED)
+_ITEM_ENDS = _ITEM.pack(0xFFFE, 0xE00D, 0)
+_SEQUENCE_ENDS = _ITEM.pack(0xFFFE, 0xE0DD, 0)
 _PIXEL_REPRESENTATION = 0x00280103
+_PIXELS = range(0x7FE00001, 0x7FE10000)
+_PIXEL_DATA = 0x7FE00010
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """The pixels that a Data Set gets instead of its own, and what has to be said of them.
+
+    frames: in order. frame_bytes: length of each where they are native, 0 where each is encapsulated in a fragment.
+    elements: by tag, VR and value of elements at the top level that are replaced or added, ahead of the pixels.
+    """
+
+    frames: Iterable[bytes]
+    number_of_frames: int
+    frame_bytes: int = 0
+    vr: str = "OB"
+    elements: Mapping[int, tuple[str, bytes]] = field(default_factory=dict)
 
 
 def little_endian_data_set(
-    read: Read, size_bytes: int, syntax: TransferSyntax, *, to_implicit: bool = False
+    read: Read, size_bytes: int, syntax: TransferSyntax, *, to_implicit: bool = False, pixels: Pixels | None = None
 ) -> Iterator[bytes]:
     """The Data Set of ``size_bytes`` that ``read`` gives ranges of, in pieces, with explicit VRs or without.
 
     It was walked at ingest, so its depth is bounded; should its bytes have changed since, CorruptObject is raised.
+    ``read`` is asked for ranges that never go back. pixels: instead of its own, whose encapsulation is not looked at;
+    nothing follows them, for signatures and padding are those of the other bytes.
     """
     encoder = _Encoder(read, size_bytes, syntax, to_implicit=to_implicit)
+    is_implicit = syntax.is_implicit_vr or looks_implicit(read(0, min(8, size_bytes)), syntax, size_bytes)
     try:
-        yield from encoder.elements(0, size_bytes, is_implicit=syntax.is_implicit_vr)
+        if pixels is None:
+            yield from encoder.elements(0, size_bytes, is_implicit=is_implicit)
+        else:
+            yield from encoder.elements_with(pixels, is_implicit=is_implicit)
     except (struct.error, RecursionError) as error:
         raise CorruptObject("The stored Data Set cannot be read again") from error
 
@@ -61,10 +88,54 @@ class _Encoder:
             self._window_at, offset = at, 0
         return self._window[offset : offset + length]
 
-    def elements(self, at: int, end: int, *, is_implicit: bool) -> Iterator[bytes]:
-        """Elements from ``at`` to ``end`` or an item delimiter; where it stopped is ``self.at``."""
+    def elements_with(self, pixels: Pixels, *, is_implicit: bool) -> Iterator[bytes]:
+        """The elements of the top level with those of ``pixels`` in their places, then the pixels themselves."""
+        waiting = dict(sorted(pixels.elements.items()))
+        at = 0
+        while at < self._size_bytes and (tag := self._tag(at, is_implicit=is_implicit)) not in _PIXELS:
+            for early in [early for early in waiting if early < tag]:
+                yield from self._given(early, *waiting.pop(early))
+            element = self.elements(at, self._size_bytes, is_implicit=is_implicit, most=1)
+            if tag in waiting:
+                for _ in element:
+                    pass
+                yield from self._given(tag, *waiting.pop(tag))
+            else:
+                yield from element
+            if self.at <= at:
+                break
+            at = self.at
+        for tag, (vr, value) in waiting.items():
+            yield from self._given(tag, vr, value)
+        yield from self._pixels(pixels)
+
+    def _tag(self, at: int, *, is_implicit: bool) -> int:
         order = "<" if self._syntax.is_little_endian or is_implicit else ">"
-        while at + 8 <= end:
+        group, element = struct.unpack(f"{order}HH", self._peek(at, min(4, self._size_bytes - at)))
+        return int(group << 16 | element)
+
+    def _given(self, tag: int, vr: str, value: bytes) -> Iterator[bytes]:
+        yield self._head(tag, vr, len(value)) + value
+
+    def _pixels(self, pixels: Pixels) -> Iterator[bytes]:
+        """Pixel Data, native or encapsulated with an empty Basic Offset Table. PS3.5 §8.1, §A.4"""
+        if pixels.frame_bytes:
+            length = pixels.frame_bytes * pixels.number_of_frames
+            yield self._head(_PIXEL_DATA, pixels.vr, length + length % 2)
+            yield from pixels.frames
+            yield bytes(length % 2)
+            return
+        yield self._head(_PIXEL_DATA, "OB", _UNDEFINED) + _ITEM_EMPTY
+        for frame in pixels.frames:
+            padding = len(frame) % 2
+            yield _ITEM.pack(0xFFFE, 0xE000, len(frame) + padding) + frame + bytes(padding)
+        yield _SEQUENCE_ENDS
+
+    def elements(self, at: int, end: int, *, is_implicit: bool, most: int = _UNDEFINED) -> Iterator[bytes]:
+        """At most so many elements from ``at`` to ``end`` or an item delimiter; where it stopped is ``self.at``."""
+        order = "<" if self._syntax.is_little_endian or is_implicit else ">"
+        while at + 8 <= end and most:
+            most -= 1
             head = self._peek(at, min(12, self._size_bytes - at))
             group, element, vr_bytes, length = struct.unpack_from(f"{order}HH2sH", head)
             tag = group << 16 | element

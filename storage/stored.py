@@ -13,7 +13,7 @@ from storage.filerange import CHUNK_BYTES, Piece
 from storage.frames import FrameTable, align_bits
 from storage.model import Instance
 from storage.objects.base import Blob
-from storage.reencoding import little_endian_data_set
+from storage.reencoding import Pixels, little_endian_data_set
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
 _NO_END = 1 << 62
@@ -48,35 +48,32 @@ class StoredDataSet:
         """The whole object as it is kept, a Part 10 stream."""
         return self._blob.pieces(0, self.instance.size_bytes)
 
-    def explicit_chunks(self) -> Iterator[bytes]:
-        """The instance as a Part 10 stream in Explicit VR Little Endian, in pieces.
-
-        For native transfer syntaxes only: nothing here decodes a pixel. Raises UnsupportedTransferSyntax.
-        """
-        chunks = self.data_set_chunks(EXPLICIT_VR_LITTLE_ENDIAN)
+    def part10_chunks(self, transfer_syntax_uid: str, pixels: Pixels | None = None) -> Iterator[bytes]:
+        """The instance as a Part 10 stream in a transfer syntax, in pieces; see ``data_set_chunks``."""
+        chunks = self.data_set_chunks(transfer_syntax_uid, pixels)
         instance = self.instance
-        yield canonical_header(
-            Announcement(instance.sop_class_uid, instance.sop_instance_uid, EXPLICIT_VR_LITTLE_ENDIAN)
-        )
+        yield canonical_header(Announcement(instance.sop_class_uid, instance.sop_instance_uid, transfer_syntax_uid))
         yield from chunks
 
-    def data_set_chunks(self, transfer_syntax_uid: str) -> Iterator[bytes]:
-        """The Data Set in a transfer syntax, in pieces: in its own as it is kept, or in a plain little endian one.
+    def data_set_chunks(self, transfer_syntax_uid: str, pixels: Pixels | None = None) -> Iterator[bytes]:
+        """The Data Set in a transfer syntax, in pieces: in its own as it is kept, or element by element in another.
 
-        Raises UnsupportedTransferSyntax, before anything is read, where a pixel would have to be decoded.
+        pixels: as that transfer syntax has them, instead of its own. Raises UnsupportedTransferSyntax, before anything
+        is read, where pixels would have to be given.
         """
-        if transfer_syntax_uid == self.instance.transfer_syntax_uid:
+        if transfer_syntax_uid == self.instance.transfer_syntax_uid and pixels is None:
             return self._kept()
         is_plain = transfer_syntax_uid in (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-        if self.transfer_syntax.is_encapsulated or not is_plain:
+        if pixels is None and (self.transfer_syntax.is_encapsulated or not is_plain):
             raise UnsupportedTransferSyntax("The Pixel Data would have to be decoded")
-        if self.transfer_syntax.is_deflated and transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
+        if self.transfer_syntax.is_deflated and pixels is None and transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
             return self._inflated(0, _NO_END)
+        read, size_bytes = self.read, self.instance.size_bytes - self.instance.data_set_offset
         if self.transfer_syntax.is_deflated:
-            raise UnsupportedTransferSyntax("The Data Set would have to be inflated first")
-        size_bytes = self.instance.size_bytes - self.instance.data_set_offset
+            size_bytes = sum(map(len, self._inflated(0, _NO_END)))
+            read = _Forward(self._inflated(0, _NO_END)).read
         is_implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
-        return little_endian_data_set(self.read, size_bytes, self.transfer_syntax, to_implicit=is_implicit)
+        return little_endian_data_set(read, size_bytes, self.transfer_syntax, to_implicit=is_implicit, pixels=pixels)
 
     def _inflated(self, start: int, end: int) -> Iterator[bytes]:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -121,3 +118,23 @@ class StoredDataSet:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Forward:
+    """Ranges of a stream, each starting no earlier than the one before."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._held = b""
+        self._at = 0
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end``, fewer at the end of the stream."""
+        while self._at + len(self._held) < end:
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+            self._held += piece
+            gone = min(max(0, start - self._at), len(self._held))
+            self._at, self._held = self._at + gone, self._held[gone:]
+        return self._held[max(0, start - self._at) : end - self._at]

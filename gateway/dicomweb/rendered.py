@@ -21,12 +21,12 @@ from starlette.responses import Response
 from gateway import __version__, metrics
 from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
-from gateway.dicomweb.wado import MAXIMUM_FRAME_BYTES, frame_bytes, frame_numbers, native_frame
+from gateway.dicomweb.wado import frame_numbers
 from gateway.http import Lane, Stream, session_of
-from gateway.pixels.kept import Kept
 from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
 from gateway.pixels.summary import Summary
 from gateway.session import Session
+from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, frame_bytes, native_frame, summary_of
 from storage.dicomjson import unpack_metadata
 from storage.errors import BadRequest, NotAcceptable, NotFound, TooLarge, Undecodable
 from storage.frames import FrameTable
@@ -48,11 +48,8 @@ _CHARSETS = frozenset(("", "utf-8", "utf8"))
 _ICC_PROFILES = frozenset(("", "no"))
 
 
-class Renderer(Protocol):
-    """What draws, and keeps what it drew: ``gateway.pixels.pool.RenderPool``."""
-
-    pictures: Kept[bytes]
-    summaries: Kept[Summary]
+class Renderer(Transcoder, Protocol):
+    """What draws, too: ``gateway.pixels.pool.RenderPool``."""
 
     def render(
         self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
@@ -63,16 +60,17 @@ class Renderer(Protocol):
 
 async def rendered(request: Request) -> Response:
     """A picture for people to look at, of a frame, an instance, or the middle of a series or study."""
-    return await _lane().run(_picture, request, is_thumbnail=False)
+    return await lane().run(_picture, request, is_thumbnail=False)
 
 
 async def thumbnail(request: Request) -> Response:
     """A small picture to choose by, without any patient identification; an icon where there is none to show (W19)."""
-    return await _lane().run(_picture, request, is_thumbnail=True)
+    return await lane().run(_picture, request, is_thumbnail=True)
 
 
 @cache
-def _lane() -> Lane:
+def lane() -> Lane:
+    """The threads that draw."""
     return Lane(RENDER_THREADS, RENDERS_WAITING, "rendered")
 
 
@@ -89,6 +87,12 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
             return _document_itself(request, session, document)
     accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
     options = options_of(request, negotiate(accepts, RENDERED_OFFERS).media_type, is_thumbnail=is_thumbnail)
+    return shown(request, instance, number, options)
+
+
+def shown(request: Request, instance: Instance, number: int, options: RenderOptions) -> Response:
+    """A picture of one frame, or of the middle one for the number 0. Raises NotFound, NotAcceptable, Undecodable."""
+    session = session_of(request)
     wanted = Wanted.of(instance, number, options)
     if is_unchanged(request, wanted.etag):
         return not_modified(wanted.etag)
@@ -144,7 +148,7 @@ def _draw(session: Session, renderer: Renderer, document: Document, wanted: Want
     """The picture of a frame, kept from now on; for a thumbnail without a picture to show, an icon."""
     started = time.perf_counter()
     options = wanted.options
-    summary = _summary(renderer, document)
+    summary = summary_of(renderer, document)
     table = FrameTable(document.frame_table)
     try:
         if options.is_thumbnail and not (table.number_of_frames and summary.may_be_shown):
@@ -176,16 +180,6 @@ def _icon(summary: Summary, options: RenderOptions) -> bytes:
     from gateway.pixels.icons import icon, icon_kind  # noqa: PLC0415
 
     return icon(icon_kind(orjson.loads(summary.common)), options)
-
-
-def _summary(renderer: Renderer, document: Document) -> Summary:
-    """What describes the pixels of a content, made once and kept: of an object of many frames it is costly."""
-    key = f"{document.instance.digest} {document.instance.transfer_syntax_uid}"
-    summary = renderer.summaries.get(key)
-    if summary is None:
-        summary = Summary.of(orjson.loads(unpack_metadata(document.metadata, "")))
-        renderer.summaries.put(key, summary, summary.size_bytes)
-    return summary
 
 
 def _with_look_up_tables(metadata: bytes, document: Document, stored: StoredDataSet) -> bytes:
@@ -241,19 +235,21 @@ def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> Rend
         raise BadRequest("The parameter charset names an unsupported character set")
     return RenderOptions(
         media_type,
-        quality=_integer(query["quality"], "quality") if "quality" in query else None,
+        quality=integer(query["quality"], "quality") if "quality" in query else None,
         window=_window(query["window"]) if "window" in query else None,
         viewport=viewport,
     )
 
 
-def _integer(text: str, name: str) -> int:
+def integer(text: str, name: str) -> int:
+    """The value of a parameter. Raises BadRequest, naming it."""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         raise BadRequest(f"The parameter {name} takes a positive integer")
     return int(text)
 
 
-def _decimal(text: str, name: str) -> float:
+def decimal(text: str, name: str) -> float:
+    """The value of a parameter. Raises BadRequest, naming it."""
     try:
         number = float(text)
     except ValueError as error:
@@ -268,7 +264,7 @@ def _window(text: str) -> Window:
     parts = text.split(",")
     if len(parts) != 3 or parts[2].lower() not in VOI_FUNCTION_PARAMETERS:
         raise BadRequest("The parameter window takes center, width and a function: linear, linear-exact or sigmoid")
-    return Window(_decimal(parts[0], "window"), _decimal(parts[1], "window"), VOI_FUNCTION_PARAMETERS[parts[2].lower()])
+    return Window(decimal(parts[0], "window"), decimal(parts[1], "window"), VOI_FUNCTION_PARAMETERS[parts[2].lower()])
 
 
 def _viewport(text: str) -> Viewport:
@@ -276,9 +272,9 @@ def _viewport(text: str) -> Viewport:
     parts = text.split(",")
     if len(parts) not in (2, 6):
         raise BadRequest("The parameter viewport takes two or six numbers")
-    width, height = _integer(parts[0], "viewport"), _integer(parts[1], "viewport")
+    width, height = integer(parts[0], "viewport"), integer(parts[1], "viewport")
     if len(parts) == 2:
         return Viewport(width, height)
-    x, y = (_decimal(part, "viewport") if part else 0.0 for part in parts[2:4])
-    region_width, region_height = (_decimal(part, "viewport") if part else None for part in parts[4:6])
+    x, y = (decimal(part, "viewport") if part else 0.0 for part in parts[2:4])
+    region_width, region_height = (decimal(part, "viewport") if part else None for part in parts[4:6])
     return Viewport(width, height, Region(x, y, region_width, region_height))

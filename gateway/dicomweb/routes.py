@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.dicomweb import qido, rendered, stow, wado
+from gateway.dicomweb import bulk, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb.capabilities import capabilities
 from gateway.dicomweb.responses import ALIAS, ROOT
 from gateway.routing import Endpoint, Route
 
@@ -10,6 +11,7 @@ _STUDY = "/studies/{study}"
 _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 _FRAMES = _INSTANCE + "/frames/{frames}"
+_URI = "/wado"
 
 TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/studies", qido.studies),
@@ -22,18 +24,25 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", _STUDY + "/series", qido.series),
     ("GET", _STUDY + "/instances", qido.instances),
     ("GET", _STUDY + "/metadata", wado.metadata),
+    ("GET", _STUDY + "/bulkdata", bulk.all_bulk_data),
+    ("GET", _STUDY + "/pixeldata", bulk.pixel_data),
     ("GET", _STUDY + "/rendered", rendered.rendered),
     ("GET", _STUDY + "/thumbnail", rendered.thumbnail),
     ("GET", _SERIES, wado.instances),
     ("GET", _SERIES + "/instances", qido.instances),
     ("GET", _SERIES + "/metadata", wado.metadata),
+    ("GET", _SERIES + "/bulkdata", bulk.all_bulk_data),
+    ("GET", _SERIES + "/pixeldata", bulk.pixel_data),
     ("GET", _SERIES + "/rendered", rendered.rendered),
     ("GET", _SERIES + "/thumbnail", rendered.thumbnail),
     ("GET", _INSTANCE, wado.instances),
     ("GET", _INSTANCE + "/metadata", wado.metadata),
+    ("GET", _INSTANCE + "/bulkdata", bulk.all_bulk_data),
+    ("GET", _INSTANCE + "/pixeldata", bulk.pixel_data),
     ("GET", _INSTANCE + "/rendered", rendered.rendered),
     ("GET", _INSTANCE + "/thumbnail", rendered.thumbnail),
-    ("GET", _INSTANCE + "/bulkdata/{path:path}", wado.bulk_data),
+    ("GET", _INSTANCE + "/bulkdata/{path:path}", bulk.bulk_data),
+    ("GET", _URI, wado_uri.retrieve),
     ("GET", _FRAMES, wado.frames),
     ("GET", _FRAMES + "/rendered", rendered.rendered),
     ("GET", _FRAMES + "/thumbnail", rendered.thumbnail),
@@ -41,5 +50,7 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
 
 
 def routes() -> list[Route]:
-    """DICOMweb below its root, and below the alias that Orthanc's users know."""
-    return [Route(method, root + path, endpoint) for root in (ROOT, ALIAS) for method, path, endpoint in TABLE]
+    """DICOMweb below its root, and below the alias that Orthanc's users know; WADO-URI at the top, too."""
+    rows = [*TABLE, ("OPTIONS", "", capabilities(TABLE))]
+    table = [Route(method, root + path, endpoint) for root in (ROOT, ALIAS) for method, path, endpoint in rows]
+    return [*table, Route("GET", _URI, wado_uri.retrieve)]

@@ -5,19 +5,21 @@ Nothing here parses an object or holds a study: bodies are streams of ranges, re
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dicomweb.media_types import (
     AS_STORED,
+    BY_DEFAULT,
     DICOM_XML,
     METADATA_OFFERS,
     Representation,
-    bulk_offers,
     content_type,
     frame_offers,
     instance_offers,
@@ -35,35 +37,45 @@ from gateway.dicomweb.responses import (
     path_scope,
     resource_url,
 )
+from gateway.dicomweb.zipped import ZIP, zip_pieces
 from gateway.http import Pieces, Stream, in_thread, session_of
+from gateway.pixels.codecs import encodings
 from gateway.session import Session
+from gateway.transcoding import (
+    MAXIMUM_FRAME_BYTES,
+    Conversion,
+    Transcoder,
+    frame_bytes,
+    native_frame,
+    targets,
+)
 from storage.dicomjson import deflated_metadata_array, metadata_array, read_metadata
 from storage.dicomxml import native_model
-from storage.errors import BadRequest, NotFound, TooLarge
-from storage.filerange import Piece
+from storage.errors import BadRequest, NotAcceptable, NotFound, TooLarge, Undecodable, UnsupportedTransferSyntax
+from storage.filerange import Piece, as_bytes
 from storage.frames import FrameTable
-from storage.model import BulkValue, Document, Instance, Level
+from storage.model import Document, Instance, Level, Scope
 from storage.stored import StoredDataSet
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
-from storage.values import binary_word_bytes, little_endian
 
-PIXEL_DATA = "7FE00010"
 _MAXIMUM_FRAMES_ASKED = 10_000
-MAXIMUM_FRAME_BYTES = 512 << 20
-_BULK_PATH = re.compile(r"[0-9A-F]{8}(?:/[0-9]{1,6}/[0-9A-F]{8}){0,32}", re.ASCII)
-_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.ASCII)
-_PASSIVE = {"Content-Disposition": "attachment", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 
-def _negotiated(request: Request, offers: Sequence[Representation]) -> Representation:
-    """The best offer for the ``accept`` parameter, or else the Accept header (G1)."""
+Choose = Callable[[Sequence[Representation], str], Representation]
+
+
+def negotiated(request: Request, offers: Sequence[Representation], reason: str = "") -> Representation:
+    """The best offer for the ``accept`` parameter, or else the Accept header (G1). reason: why there are no others."""
     query = request.query_params
     accepts = query.getlist("accept") or request.headers.getlist("accept")
     asked = query.get("transferSyntax") or query.get("transfer-syntax") or ""
-    return negotiate(accepts, offers, transfer_syntax_uid=asked)
+    try:
+        return negotiate(accepts, offers, transfer_syntax_uid=asked)
+    except NotAcceptable as error:
+        raise NotAcceptable(f"{error.reason}. {reason}") if reason else error from None
 
 
-def _multipart(
+def multipart_response(
     media_type: str,
     parts: Iterable[tuple[str, str, Iterable[Piece]]],
     headers: Mapping[str, str] | None = None,
@@ -90,21 +102,36 @@ def _instances(request: Request) -> Response:
     scope = path_scope(request)
     session = session_of(request)
     found = session.instances(scope)
+    if scope.level is Level.INSTANCE:
+        return single_instance(request, found[0], partial(negotiated, request))
     stored = {instance.transfer_syntax_uid for instance in found}
-    offers = instance_offers(
-        stored,
-        is_single=scope.level is Level.INSTANCE,
-        can_be_explicit=not any(transfer_syntax(uid).is_encapsulated for uid in stored),
-    )
-    chosen = _negotiated(request, offers)
-    if not chosen.is_multipart:
-        return _single_instance(request, session, found[0], chosen)
+    offers = instance_offers(stored, is_single=False, converted=encodings())
+    chosen = negotiated(request, (*offers, Representation(ZIP)))
     boundary, base = new_boundary(), base_url(request)
+    sender = _Sender(session, request.app.state.pool)
+    if chosen.media_type == ZIP:
+        return _zip(sender, scope, found)
     headers = {}
-    if all(instance.transfer_syntax_uid == _sent_syntax(instance, chosen) for instance in found):
+    if all(_wanted_syntax(instance, chosen) == instance.transfer_syntax_uid for instance in found):
         parts = sum(_part_bytes(boundary, instance, chosen, base) for instance in found)
         headers["Content-Length"] = str(parts + len(body_ends(boundary)))
-    return _multipart(chosen.media_type, _instance_parts(session, found, chosen, base), headers, boundary=boundary)
+    return multipart_response(
+        chosen.media_type, _instance_parts(sender, found, chosen, base), headers, boundary=boundary
+    )
+
+
+def _zip(sender: _Sender, scope: Scope, found: Sequence[Instance]) -> Response:
+    """The instances as a file to be saved, each as it is stored."""
+
+    def entries() -> Iterator[tuple[Scope, Iterable[bytes]]]:
+        for instance in found:
+            with sender.session.open(instance) as stored:
+                pieces = sender.part10(stored, on_the_wire(instance.transfer_syntax_uid))
+                yield instance.scope, as_bytes(iter(pieces))
+
+    name = scope.series_instance_uid or scope.study_instance_uid
+    headers = {**PRIVATE, **NO_SNIFF, "Content-Disposition": f'attachment; filename="{name}.zip"'}
+    return Stream(zip_pieces(entries()), 200, headers, ZIP)
 
 
 def _part_bytes(boundary: str, instance: Instance, chosen: Representation, base: str) -> int:
@@ -114,42 +141,105 @@ def _part_bytes(boundary: str, instance: Instance, chosen: Representation, base:
     return len(head) + instance.size_bytes + len(PART_ENDS)
 
 
-def _sent_syntax(instance: Instance, chosen: Representation) -> str:
-    wanted = chosen.transfer_syntax_uid
-    return on_the_wire(instance.transfer_syntax_uid) if wanted == AS_STORED else wanted
+def _wanted_syntax(instance: Instance, chosen: Representation) -> str:
+    """The transfer syntax in which one of the instances of a resource is to be sent, if it can be."""
+    wanted, stored_uid = chosen.transfer_syntax_uid, instance.transfer_syntax_uid
+    if wanted == AS_STORED or (wanted == BY_DEFAULT and transfer_syntax(stored_uid).is_lossy):
+        return on_the_wire(stored_uid)
+    if wanted == BY_DEFAULT or not instance.number_of_frames:
+        return EXPLICIT_VR_LITTLE_ENDIAN  # compression is for pixels
+    return wanted
 
 
 def _instance_parts(
-    session: Session, found: Sequence[Instance], chosen: Representation, base: str
-) -> Iterator[tuple[str, str, Iterator[Piece]]]:
+    sender: _Sender, found: Sequence[Instance], chosen: Representation, base: str
+) -> Iterator[tuple[str, str, Iterable[Piece]]]:
     for instance in found:
-        sent = _sent_syntax(instance, chosen)
-        with session.open(instance) as stored:
-            yield content_type(chosen.media_type, sent), resource_url(base, instance.scope), _part10(stored, sent)
+        with sender.session.open(instance) as stored:
+            sent, pieces = sender.best(stored, _wanted_syntax(instance, chosen))
+            yield content_type(chosen.media_type, sent), resource_url(base, instance.scope), pieces
 
 
-def _part10(stored: StoredDataSet, sent_uid: str) -> Iterator[Piece]:
-    """The instance in the transfer syntax that goes out: untouched where it is stored so."""
-    if stored.instance.transfer_syntax_uid == sent_uid:
-        return stored.object_pieces()
-    return stored.explicit_chunks()
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Part 10 streams of stored instances: untouched where they are stored so."""
+
+    session: Session
+    transcoder: Transcoder
+
+    def part10(self, stored: StoredDataSet, sent_uid: str) -> Iterable[Piece]:
+        """One of them in a transfer syntax. Raises Undecodable, TooLarge or UnsupportedTransferSyntax at once."""
+        stored_uid = stored.instance.transfer_syntax_uid
+        if stored_uid == sent_uid:
+            return stored.object_pieces()
+        if sent_uid == EXPLICIT_VR_LITTLE_ENDIAN and not stored.transfer_syntax.is_encapsulated:
+            return stored.part10_chunks(sent_uid)
+        if sent_uid == EXPLICIT_VR_LITTLE_ENDIAN and not stored.instance.number_of_frames:
+            raise UnsupportedTransferSyntax("The Pixel Data would have to be decoded")
+        document = self.session.document(stored.instance.scope)
+        return Conversion(self.transcoder, stored, document, sent_uid).part10()
+
+    def best(self, stored: StoredDataSet, wanted_uid: str) -> tuple[str, Iterable[Piece]]:
+        """One of many: what cannot be turned into the transfer syntax wanted is sent as plainly as it can be (G6)."""
+        for uid in dict.fromkeys((wanted_uid, EXPLICIT_VR_LITTLE_ENDIAN)):
+            with contextlib.suppress(Undecodable, TooLarge, UnsupportedTransferSyntax):
+                return uid, self.part10(stored, uid)
+        return stored.instance.transfer_syntax_uid, stored.object_pieces()
 
 
-def _single_instance(request: Request, session: Session, instance: Instance, chosen: Representation) -> Response:
-    sent = _sent_syntax(instance, chosen)
-    etag = f'"{instance.digest[:32]}-{sent}"'
-    if is_unchanged(request, etag):
+def single_instance(request: Request, instance: Instance, choose: Choose) -> Response:
+    """One instance; when it turns out that its pixels cannot be had otherwise, only what is stored is offered.
+
+    choose: picks one of the offers, and is told the reason when there are fewer. Raises NotAcceptable.
+    """
+    sender = _Sender(session_of(request), request.app.state.pool)
+    stored_uid = instance.transfer_syntax_uid
+    offers = instance_offers([stored_uid], is_single=True, converted=_converted(instance))
+    chosen = choose(offers, "")
+    etag = f'"{instance.digest[:32]}-{chosen.transfer_syntax_uid}"'
+    if not chosen.is_multipart and is_unchanged(request, etag):
         return not_modified(etag)
-    stored = session.open(instance)
-    headers = {**PRIVATE, **NO_SNIFF, "ETag": etag, "Content-Location": resource_url(base_url(request), instance.scope)}
-    if instance.transfer_syntax_uid == sent:
-        headers["Content-Length"] = str(instance.size_bytes)
+    stored = sender.session.open(instance)
+    with contextlib.ExitStack() as failing:
+        failing.callback(stored.close)
+        try:
+            pieces = sender.part10(stored, chosen.transfer_syntax_uid)
+        except (Undecodable, TooLarge, UnsupportedTransferSyntax) as error:
+            native = () if transfer_syntax(stored_uid).is_encapsulated else (EXPLICIT_VR_LITTLE_ENDIAN,)
+            chosen = choose(instance_offers([stored_uid], is_single=True, converted=native), error.reason)
+            etag = f'"{instance.digest[:32]}-{chosen.transfer_syntax_uid}"'
+            pieces = sender.part10(stored, chosen.transfer_syntax_uid)
+        failing.pop_all()
 
     def body() -> Iterator[Piece]:
         with stored:
-            yield from _part10(stored, sent)
+            yield from pieces
 
-    return Stream(body(), 200, headers, content_type(chosen.media_type, sent))
+    url = resource_url(base_url(request), instance.scope)
+    sent = chosen.transfer_syntax_uid
+    if chosen.is_multipart:
+        boundary = new_boundary()
+        headers = {}
+        if sent == stored_uid:
+            length = _part_bytes(boundary, instance, chosen, base_url(request)) + len(body_ends(boundary))
+            headers["Content-Length"] = str(length)
+        parts = ((chosen.content_type, url, body()) for _ in range(1))
+        return multipart_response(chosen.media_type, parts, headers, boundary=boundary)
+    headers = {**PRIVATE, **NO_SNIFF, "ETag": etag, "Content-Location": url}
+    if sent == stored_uid:
+        headers["Content-Length"] = str(instance.size_bytes)
+    return Stream(body(), 200, headers, chosen.content_type)
+
+
+def _converted(instance: Instance) -> tuple[str, ...]:
+    """What an instance can be turned into, as far as its row tells: compression is for pixels."""
+    is_native = not transfer_syntax(instance.transfer_syntax_uid).is_encapsulated
+    if not instance.number_of_frames:
+        return (EXPLICIT_VR_LITTLE_ENDIAN,) if is_native else ()
+    found = targets(instance.transfer_syntax_uid)
+    return (
+        (EXPLICIT_VR_LITTLE_ENDIAN, *(uid for uid in found if uid != EXPLICIT_VR_LITTLE_ENDIAN)) if is_native else found
+    )
 
 
 async def metadata(request: Request) -> Response:
@@ -159,11 +249,11 @@ async def metadata(request: Request) -> Response:
     its own, made from that JSON when its turn comes.
     """
     scope = path_scope(request)
-    chosen = _negotiated(request, METADATA_OFFERS)
+    chosen = negotiated(request, METADATA_OFFERS)
     base = base_url(request)
     documents = await in_thread(session_of(request).documents, scope)
     if chosen.is_multipart:
-        return _multipart(chosen.media_type, _metadata_parts(documents, base), NO_SNIFF)
+        return multipart_response(chosen.media_type, _metadata_parts(documents, base), NO_SNIFF)
 
     kept = ((document.metadata, resource_url(base, document.instance.scope)) for document in documents)
     headers = {**PRIVATE, **NO_SNIFF, "Vary": "Accept, Accept-Encoding"}
@@ -207,141 +297,72 @@ def _frames(request: Request) -> Response:
         raise NotFound("The instance has no frames")
     if max(numbers) > table.number_of_frames:
         raise NotFound("There is no such frame")
-    offers = frame_offers(instance.transfer_syntax_uid, is_single=len(numbers) == 1, can_be_explicit=False)
-    chosen = _negotiated(request, offers)
-    wanted = hashlib.sha256(asked.encode("ascii")).hexdigest()[:16]
-    etag = f'"{instance.digest[:32]}-f{wanted}-{chosen.is_multipart:d}"'
+    if max(frame_bytes(table, number) for number in numbers) > MAXIMUM_FRAME_BYTES:
+        raise TooLarge("The frame is larger than the limit")
+    is_single = len(numbers) == 1
+    offers = frame_offers(
+        instance.transfer_syntax_uid, is_single=is_single, converted=targets(instance.transfer_syntax_uid)
+    )
+    chosen = negotiated(request, offers)
+    etag = _frames_etag(instance, asked, chosen)
     if is_unchanged(request, etag):
         return not_modified(etag)
+    stored = session.open(instance)
+    with contextlib.ExitStack() as failing:
+        failing.callback(stored.close)
+        frame_of = frame_reader(request, stored, document, table, chosen)
+        try:
+            first = frame_of(numbers[0])
+        except Undecodable as error:
+            if chosen.is_stored:
+                raise
+            offers = frame_offers(instance.transfer_syntax_uid, is_single=is_single, converted=())
+            chosen = negotiated(request, offers, error.reason)
+            etag = _frames_etag(instance, asked, chosen)
+            frame_of = frame_reader(request, stored, document, table, chosen)
+            first = frame_of(numbers[0])
+        failing.pop_all()
     url = resource_url(base_url(request), instance.scope)
     headers = {**PRIVATE, "ETag": etag}
-    largest_bytes = max(frame_bytes(table, number) for number in numbers)
-    if largest_bytes > MAXIMUM_FRAME_BYTES:
-        raise TooLarge("The frame is larger than the limit")
-    if len(numbers) > 1:
-        parts = _frame_parts(session, document, table, numbers, chosen.content_type, url)
-        return _multipart(chosen.media_type, parts, headers)
+    if not is_single:
+        return multipart_response(
+            chosen.media_type, frame_parts(stored, chosen, frame_of, numbers, url, first), headers
+        )
+    stored.close()
     location = f"{url}/frames/{numbers[0]}"
-    with session.open(instance) as stored:
-        frame = native_frame(stored, document, table, numbers[0])
     if not chosen.is_multipart:
         headers |= {**NO_SNIFF, "Content-Location": location}
-        return Pieces((frame,), 200, headers, chosen.content_type)
+        return Pieces((first,), 200, headers, chosen.content_type)
     boundary = new_boundary()
-    pieces = (part_begins(boundary, chosen.content_type, location), frame, PART_ENDS + body_ends(boundary))
+    pieces = (part_begins(boundary, chosen.content_type, location), first, PART_ENDS + body_ends(boundary))
     return Pieces(pieces, 200, headers, body_type(chosen.media_type, boundary))
 
 
-def frame_bytes(table: FrameTable, number: int) -> int:
-    """Length of a frame as it is stored; what has to fit into memory to be sent or drawn."""
-    return sum(end - start for start, end in table.ranges(number))
+def _frames_etag(instance: Instance, asked: str, chosen: Representation) -> str:
+    wanted = hashlib.sha256(f"{asked} {chosen.transfer_syntax_uid}".encode("ascii")).hexdigest()[:16]
+    return f'"{instance.digest[:32]}-f{wanted}-{chosen.is_multipart:d}"'
 
 
-def _frame_parts(
-    session: Session, document: Document, table: FrameTable, numbers: Iterable[int], kind: str, url: str
+def frame_reader(
+    request: Request, stored: StoredDataSet, document: Document, table: FrameTable, chosen: Representation
+) -> Callable[[int], bytes]:
+    """What gives a frame by its number, in the encoding that was chosen."""
+    if chosen.is_stored:
+        return lambda number: native_frame(stored, document, table, number)
+    conversion = Conversion(request.app.state.pool, stored, document, chosen.transfer_syntax_uid)
+    return lambda number: conversion.frame(number).frame
+
+
+def frame_parts(
+    stored: StoredDataSet,
+    chosen: Representation,
+    frame_of: Callable[[int], bytes],
+    numbers: Sequence[int],
+    url: str,
+    first: bytes | None = None,
 ) -> Iterator[tuple[str, str, Iterable[bytes]]]:
-    with session.open(document.instance) as stored:
-        for number in numbers:
-            yield kind, f"{url}/frames/{number}", (native_frame(stored, document, table, number),)
-
-
-def native_frame(stored: StoredDataSet, document: Document, table: FrameTable, number: int) -> bytes:
-    """A frame's bytes as they go out: as stored, but little endian (W23).
-
-    Words are turned round from the start of the Pixel Data on, so a frame that starts within one is read with it.
-    """
-    if stored.transfer_syntax.is_little_endian or not table.is_native:
-        return stored.frame(table, number)
-    pixel_data = next(document.bulk[tag] for tag in (PIXEL_DATA, "7FE00008", "7FE00009") if tag in document.bulk)
-    word_bytes = binary_word_bytes(pixel_data.vr)
-    ((start, end),) = table.ranges(number)
-    first = start - (start - pixel_data.start) % word_bytes
-    last = min(end + -(end - pixel_data.start) % word_bytes, pixel_data.end)
-    return little_endian(stored.read(first, last), word_bytes)[start - first : end - first]
-
-
-async def bulk_data(request: Request) -> Response:
-    """One value that metadata refers to, whole or a range of it; Pixel Data as its frames. §10.4.1.1.3"""
-    path = request.path_params["path"]
-    if not _BULK_PATH.fullmatch(path):
-        raise BadRequest("The path of the bulk data is malformed")
-    session = session_of(request)
-    document = await in_thread(session.document, path_scope(request))
-    value = document.bulk.get(path)
-    if value is None:
-        raise NotFound("There is no such bulk data")
-    instance = document.instance
-    url = f"{resource_url(base_url(request), instance.scope)}/bulkdata/{path}"
-    syntax = transfer_syntax(instance.transfer_syntax_uid)
-    if path == PIXEL_DATA and syntax.is_encapsulated:
-        return _encapsulated_bulk(request, session, document, url)
-    chosen = _negotiated(request, bulk_offers())
-    etag = f'"{instance.digest[:32]}-b{path.replace("/", "-")}"'
-    if is_unchanged(request, etag):
-        return not_modified(etag)
-    headers = {**PRIVATE, **NO_SNIFF, **_PASSIVE, "ETag": etag, "Content-Location": url}
-    if chosen.is_multipart:
-        kind = content_type(chosen.media_type, EXPLICIT_VR_LITTLE_ENDIAN)
-        parts = ((kind, url, _bulk_pieces(session, instance, value, value.start, value.end)) for _ in range(1))
-        return _multipart(chosen.media_type, parts, {"ETag": etag, **NO_SNIFF})
-    return _ranged(request, session, instance, value, headers)
-
-
-def _ranged(
-    request: Request, session: Session, instance: Instance, value: BulkValue, headers: dict[str, str]
-) -> Response:
-    """One value, or the one range of it that is asked for (G20). RFC 9110 §14"""
-    size_bytes = value.end - value.start
-    first, last, status = 0, size_bytes, 200
-    asked = request.headers.get("range", "")
-    if asked.startswith("bytes=") and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
-        found = byte_range(asked, size_bytes)
-        if found is None:
-            return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size_bytes}"})
-        (first, last), status = found, 206
-        headers = {**headers, "Content-Range": f"bytes {first}-{last - 1}/{size_bytes}"}
-    headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(last - first)}
-    pieces = _bulk_pieces(session, instance, value, value.start + first, value.start + last)
-    return Stream(pieces, status, headers, "application/octet-stream")
-
-
-def byte_range(text: str, size_bytes: int) -> tuple[int, int] | None:
-    """The half-open range that one ``bytes=`` range means; None when it cannot be satisfied, or is many (H12)."""
-    match = _RANGE.fullmatch(text.strip())
-    if match is None or match.groups() == ("", ""):
-        return None
-    first_text, last_text = match.groups()
-    if not first_text:
-        first, last = max(0, size_bytes - int(last_text)), size_bytes
-    else:
-        first, last = int(first_text), min(size_bytes, int(last_text) + 1 if last_text else size_bytes)
-    return (first, last) if first < last else None
-
-
-def _bulk_pieces(session: Session, instance: Instance, value: BulkValue, start: int, end: int) -> Iterator[bytes]:
-    """Bytes of a value in little endian order, wherever a range cuts its words."""
-    with session.open(instance) as stored:
-        word_bytes = 1 if stored.transfer_syntax.is_little_endian else binary_word_bytes(value.vr)
-        if word_bytes == 1:
-            yield from stored.chunks(start, end)
-            return
-        first = start - (start - value.start) % word_bytes
-        last = min(end + -(end - value.start) % word_bytes, value.end)
-        skip, left = start - first, end - start
-        for chunk in stored.chunks(first, last):
-            turned = little_endian(chunk, word_bytes)[skip : skip + left]
-            skip, left = 0, left - len(turned)
-            yield turned
-
-
-def _encapsulated_bulk(request: Request, session: Session, document: Document, url: str) -> Response:
-    """Compressed Pixel Data: a part for each frame, in its own media type (W6, W9)."""
-    table = FrameTable(document.frame_table)
-    if table.number_of_frames == 0:
-        raise NotFound("The frames of the Pixel Data cannot be told apart")
-    uid = document.instance.transfer_syntax_uid
-    chosen = _negotiated(request, frame_offers(uid, is_single=False, can_be_explicit=False))
-    numbers = range(1, table.number_of_frames + 1)
-    instance_url = url.removesuffix(f"/bulkdata/{PIXEL_DATA}")
-    parts = _frame_parts(session, document, table, numbers, chosen.content_type, instance_url)
-    return _multipart(chosen.media_type, parts, NO_SNIFF)
+    """first: the first of them, where it was made already."""
+    with stored:
+        for place, number in enumerate(numbers):
+            frame = first if first is not None and place == 0 else frame_of(number)
+            yield chosen.content_type, f"{url}/frames/{number}", (frame,)

@@ -37,9 +37,11 @@ from gateway.dimse.status import (
 from gateway.dimse.store_scu import Encoding, NoContextError, Originator, Sender, encoding_of, proposals
 from gateway.dimse.upper_layer import NOT_SPECIFIED, UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
-from storage.errors import BadQuery, GatewayError, NotFound
+from gateway.transcoding import Conversion, Transcoder
+from storage.errors import BadQuery, GatewayError, NotFound, Undecodable
 from storage.matching import MatchKind, Query
 from storage.model import Instance, JsonElement, Level, Scope
+from storage.stored import StoredDataSet
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ _NO_KEYS = frozenset((identifier.SPECIFIC_CHARACTER_SET, QUERY_LEVEL))
 @dataclass(frozen=True, slots=True)
 class RetrieveService:
     """What C-MOVE and C-GET need beside the request: the limits, what was negotiated by SOP Class, the AE title of who
-    asks, the SOP Classes of which it is an SCP, and the peers that instances may be sent to, by AE title.
+    asks, the SOP Classes of which it is an SCP, the peers that instances may be sent to, by AE title, and what decodes
+    pixels for those that do not take them as they are stored.
     """
 
     limits: DimseLimits
@@ -62,6 +65,7 @@ class RetrieveService:
     extended: Mapping[str, Extended] = field(default_factory=dict)
     scp_roles: frozenset[str] = frozenset()
     peers: Mapping[str, Peer] = field(default_factory=dict)
+    transcoder: Transcoder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,9 @@ class _Operation:
     def get(self) -> None:
         """Send everything over the association that asked for it (CG1)."""
         self._was_possible = True
-        sender = Sender(self._association, scp_roles=self._service.scp_roles, interject=self._interject)
+        sender = Sender(
+            self._association, scp_roles=self._service.scp_roles, interject=self._interject, convert=self._converted
+        )
         for instance in self._selected(frozenset(self._matches.encodings)):
             self._heed_cancel()
             try:
@@ -235,7 +241,7 @@ class _Operation:
                 self._give_up(peer, error, pending)
                 return False
             self._was_possible = True
-            sender = Sender(found.association, originator=originator)
+            sender = Sender(found.association, originator=originator, convert=self._converted)
             for instance in pending:
                 self._heed_cancel()
                 try:
@@ -284,6 +290,13 @@ class _Operation:
             except GatewayError as error:
                 logger.exception("dimse.instance.unreadable")
                 raise _BrokenOffError from error
+
+    def _converted(self, stored: StoredDataSet, transfer_syntax_uid: str) -> Iterator[bytes]:
+        """The Data Set of an instance with its pixels in another encoding. Raises Undecodable."""
+        if self._service.transcoder is None:
+            raise Undecodable("Nothing that decodes pixels is there")
+        document = self._session.document(stored.instance.scope)
+        return Conversion(self._service.transcoder, stored, document, transfer_syntax_uid).data_set()
 
     # Telling
 

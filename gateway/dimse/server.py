@@ -47,6 +47,7 @@ from gateway.dimse.upper_layer import (
 )
 from gateway.security.actor import Actor
 from gateway.session import Session
+from gateway.transcoding import Transcoder
 from storage.errors import TooLarge
 from storage.model import Source
 
@@ -114,8 +115,9 @@ class DimseServer:
     """A DIMSE listener on a bound socket, which it owns from then on.
 
     sessions: makes the Session of an Actor, once for each association. peers: who may associate, and as whom; None
-    refuses. called_ae_is_checked: reject requests for another AE title. destinations: of C-MOVE, by AE title. tls: of
-    the listener, None for plain TCP.
+    refuses. called_ae_is_checked: reject requests for another AE title. destinations: of C-MOVE, by AE title.
+    transcoder: for peers that do not take what is stored; None sends them nothing that has to be decoded. tls: of the
+    listener, None for plain TCP.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class DimseServer:
         peers: Callable[[Peer], Actor | None] = any_peer,
         called_ae_is_checked: bool = False,
         destinations: Mapping[str, requestor.Peer] | None = None,
+        transcoder: Transcoder | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._listener = listener
@@ -137,6 +140,7 @@ class DimseServer:
         self._peers = peers
         self._called_ae_is_checked = called_ae_is_checked
         self._destinations = destinations or {}
+        self._transcoder = transcoder
         self._tls = tls
         self._admission = Admission(limits)
         self._stopping = threading.Event()
@@ -269,7 +273,9 @@ class DimseServer:
         roles = scp_roles(proposal.scp_roles, results)
         connection.send(encode_acceptance(pdu, results, limits.pdu_maximum_bytes, answered, sorted(roles)))
         queries = query_scp.QueryService(self._ae_title, limits, extended)
-        retrievals = retrieve_scp.RetrieveService(limits, peer.calling_ae, extended, roles, self._destinations)
+        retrievals = retrieve_scp.RetrieveService(
+            limits, peer.calling_ae, extended, roles, self._destinations, self._transcoder
+        )
         source = Source("dimse", peer.calling_ae, peer.address)
         return _Conversation(association, self._sessions(actor), source, limits, queries, retrievals)
 

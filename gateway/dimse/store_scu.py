@@ -1,7 +1,7 @@
 """C-STORE as SCU: stored instances over an association, whoever asked for it. PS3.4 Annex B
 
-Each goes in a transfer syntax that was agreed on: as it is kept wherever possible, else re-encoded if no pixel has to
-be decoded for it (M7).
+Each goes in a transfer syntax that was agreed on: as it is kept wherever possible, else in a plain one, for which its
+pixels are decoded if need be (M7).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from gateway.dimse import command
 from gateway.dimse.command import RESPONSE, Element, Field
 from gateway.dimse.contexts import Context, Proposed, Service
 from gateway.dimse.upper_layer import Association, Request, ViolationError
-from storage.errors import UnsupportedTransferSyntax
+from gateway.pixels.codecs import can_decode
+from storage.errors import Overloaded, TooLarge, Undecodable, UnsupportedTransferSyntax
 from storage.model import Instance
 from storage.stored import StoredDataSet
-from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 Encoding = tuple[str, str]
 """SOP Class and transfer syntax of an instance."""
@@ -43,7 +44,7 @@ def proposals(encodings: Iterable[Encoding]) -> Iterator[tuple[frozenset[Encodin
     proposed: list[tuple[str, tuple[str, ...]]] = []
     for sop_class, syntaxes in by_class.items():
         wanted: list[tuple[str, tuple[str, ...]]] = [(sop_class, (syntax,)) for syntax in syntaxes]
-        if any(_is_native(syntax) for syntax in syntaxes) and set(syntaxes) != set(_PLAIN):
+        if any(map(can_decode, syntaxes)) and set(syntaxes) != set(_PLAIN):
             wanted.append((sop_class, _PLAIN))
         for start in range(0, len(wanted), CONTEXTS_MAXIMUM):
             some = wanted[start : start + CONTEXTS_MAXIMUM]
@@ -60,11 +61,6 @@ def _numbered(proposed: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[Proposed
     return tuple(Proposed(2 * place + 1, *one) for place, one in enumerate(proposed))
 
 
-def _is_native(transfer_syntax_uid: str) -> bool:
-    known = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
-    return known is not None and not known.is_encapsulated and not known.is_deflated
-
-
 @dataclass(frozen=True, slots=True)
 class Originator:
     """The C-MOVE that a C-STORE is part of: who asked, and the Message ID (M5)."""
@@ -77,7 +73,8 @@ class Sender:
     """Sends instances over one association, one after the other.
 
     scp_roles: SOP Classes that the peer takes in this association; None for all that were accepted. interject: told
-    of a request that comes instead of a response.
+    of a request that comes instead of a response. convert: gives the Data Set of an instance whose pixels have to be
+    decoded for a transfer syntax; raises Undecodable, TooLarge or Overloaded.
     """
 
     def __init__(
@@ -87,11 +84,13 @@ class Sender:
         scp_roles: frozenset[str] | None = None,
         originator: Originator | None = None,
         interject: Callable[[Request], None] | None = None,
+        convert: Callable[[StoredDataSet, str], Iterator[bytes]] | None = None,
     ) -> None:
         self._association = association
         self._contexts = _by_class(association.contexts, scp_roles)
         self._originator = originator
         self._interject = interject
+        self._convert = convert
         self._message_id = 0
 
     def send(self, stored: StoredDataSet) -> int:
@@ -118,10 +117,16 @@ class Sender:
         for syntax in (stored.instance.transfer_syntax_uid, *_PLAIN):
             if syntax in contexts:
                 try:
-                    return contexts[syntax], stored.data_set_chunks(syntax)
-                except UnsupportedTransferSyntax:
+                    return contexts[syntax], self._pieces(stored, syntax)
+                except (UnsupportedTransferSyntax, Undecodable, TooLarge, Overloaded):
                     continue
         raise NoContextError
+
+    def _pieces(self, stored: StoredDataSet, syntax: str) -> Iterator[bytes]:
+        is_pixels_alike = syntax == stored.instance.transfer_syntax_uid or not stored.transfer_syntax.is_encapsulated
+        if is_pixels_alike or self._convert is None:
+            return stored.data_set_chunks(syntax)
+        return self._convert(stored, syntax)
 
     def _status(self) -> int:
         while True:

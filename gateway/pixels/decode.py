@@ -14,6 +14,12 @@ from PIL import Image
 from gateway.pixels.description import Frame, PixelDescription, PixelKind
 from gateway.pixels.jpeg import decode_jpeg
 from gateway.pixels.jpeg2000 import Codestream, decode_jpeg2000
+from gateway.pixels.jpeg_variants import (
+    decode_jpeg_extended,
+    decode_jpeg_lossless,
+    decode_jpeg_ls,
+    decode_jpeg_xl,
+)
 from gateway.pixels.native import Pixels, decode_deflated_frame, decode_native
 from gateway.pixels.run_length import decode_rle
 from storage.errors import Undecodable
@@ -30,24 +36,42 @@ _BY_KEYWORD: dict[str, Decoder] = {
     "DeflatedImageFrameCompression": decode_deflated_frame,
     "RLELossless": decode_rle,
     "JPEGBaseline8Bit": decode_jpeg,
-    "JPEGExtended12Bit": decode_jpeg,
+    "JPEGExtended12Bit": decode_jpeg_extended,
+    "JPEGLossless": decode_jpeg_lossless,
+    "JPEGLosslessSV1": decode_jpeg_lossless,
+    "JPEGLSLossless": decode_jpeg_ls,
+    "JPEGLSNearLossless": decode_jpeg_ls,
     "JPEG2000Lossless": decode_jpeg2000,
     "JPEG2000": decode_jpeg2000,
+    "JPEGXLLossless": decode_jpeg_xl,
+    "JPEGXLJPEGRecompression": decode_jpeg_xl,
+    "JPEGXL": decode_jpeg_xl,
     "HTJ2KLossless": decode_jpeg2000,
     "HTJ2KLosslessRPCL": decode_jpeg2000,
     "HTJ2K": decode_jpeg2000,
 }
 DECODERS = {uid: _BY_KEYWORD[row.keyword] for uid, row in TRANSFER_SYNTAXES.items() if row.keyword in _BY_KEYWORD}
 
-_IN_RGB = frozenset({"RGB", "YBR_ICT", "YBR_RCT"})
+_TO_RGB = frozenset({decode_jpeg, decode_jpeg_extended, decode_jpeg_xl})
+_YBR = frozenset({"YBR_FULL", "YBR_FULL_422"})
 
 
 def decode(description: PixelDescription, frame: Frame) -> Pixels:
-    """The frame as (rows, columns) of stored values, or (rows, columns, 3) of RGB for colour.
+    """The frame as (rows, columns) of stored values, or (rows, columns, 3) of RGB for colour, to be shown.
+
+    See ``decode_stored`` for the rest. PS3.3 §C.7.6.3.1.2
+    """
+    values, photometric_interpretation = decode_stored(description, frame)
+    return values if photometric_interpretation not in _YBR else _rgb(values)
+
+
+def decode_stored(description: PixelDescription, frame: Frame) -> tuple[Pixels, str]:
+    """The frame as it was encoded, colour with all its samples side by side, and what its values mean.
 
     frame: as stored, fragments joined, in the byte order of the transfer syntax; inflated where the Data Set was
-    deflated. The result may be a view of it. Palette colour stays indices. Raises Undecodable when no decoder takes
-    the transfer syntax or the frame is not what the description says. PS3.3 §C.7.6.3.1.2
+    deflated. The result may be a view of it. Palette colour stays indices; colours that only compression uses are
+    RGB again. Raises Undecodable when no decoder takes the transfer syntax or the frame is not what the description
+    says. PS3.3 §C.7.6.3.1.2
     """
     decoder = DECODERS.get(description.transfer_syntax_uid)
     if decoder is None:
@@ -55,11 +79,10 @@ def decode(description: PixelDescription, frame: Frame) -> Pixels:
     if description.kind is not PixelKind.INTEGER and decoder not in {decode_native, decode_deflated_frame}:
         raise Undecodable("Floating point pixels have no such encoding")
     values = decode_native(description, frame) if decoder is decode_native else decoder(description, bytes(frame))
-    if values.ndim == 2 or description.photometric_interpretation in _IN_RGB or decoder is decode_jpeg:
-        return values
-    if decoder is decode_jpeg2000 and Codestream.of(bytes(frame)).has_component_transform:
-        return values
-    return _rgb(values)
+    if values.ndim == 2:
+        return values, description.photometric_interpretation
+    is_rgb = decoder in _TO_RGB or (decoder is decode_jpeg2000 and Codestream.of(bytes(frame)).has_component_transform)
+    return values, "RGB" if is_rgb or description.photometric_interpretation not in _YBR else "YBR_FULL"
 
 
 def _rgb(values: Pixels) -> Pixels:

@@ -66,8 +66,8 @@ def icon_kind(metadata: DataSet) -> Icon:
 @lru_cache(256)
 def icon(kind: Icon, options: RenderOptions) -> bytes:
     """The drawing for ``kind`` as JPEG, PNG or GIF, square, as large as fits in the viewport; kept once made."""
-    viewport = options.viewport
-    side = min(viewport.width, viewport.height) if viewport else THUMBNAIL_SIDE_PIXELS
+    sides = (options.viewport.width, options.viewport.height) if options.viewport else ()
+    side = min((side for side in sides if side), default=THUMBNAIL_SIDE_PIXELS)
     scale = min(_OVERSAMPLING, max(1, 4 * _UNITS // side)) * side / _UNITS
     canvas = Image.new("RGB", (round(_UNITS * scale),) * 2, _BACKGROUND)
     _DRAWINGS[kind](_Pen(ImageDraw.Draw(canvas), scale))

@@ -1,4 +1,4 @@
-"""JPEG frames of 8 bits, sequential DCT, through Pillow. PS3.5 §8.2.1, §A.4.1.
+"""JPEG frames of 8 bits, sequential DCT, through Pillow; and what all kinds of JPEG have in common. PS3.5 §8.2.1
 
 The codestream is taken apart and put together again before libjpeg sees it: its own size is compared with the
 description, application data is left out, and what it means for colour is decided here. libjpeg fills what is
@@ -24,13 +24,13 @@ Image.MAX_IMAGE_PIXELS = MAXIMUM_FRAME_PIXELS
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _SOF = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_SEQUENTIAL = frozenset({0xC0, 0xC1})
-_KEPT = _SEQUENTIAL | {0xC4, 0xDA, 0xDB, 0xDD}  # tables, frame, scan, restart interval
+SEQUENTIAL, LOSSLESS = frozenset({0xC0, 0xC1}), frozenset({0xC3})  # processes, by their start of frame
+_TABLES = frozenset({0xC4, 0xDA, 0xDB, 0xDD})  # and scan, and restart interval
 _APP0, _APP14, _SOS, _EOI = 0xE0, 0xEE, 0xDA, 0xD9
 _AFTER_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _ADOBE_BYTES = 12
-_FILLER = bytes((17 * n * n + 101 * n + 5) % 251 for n in range(1, 4096))  # no 0xff, little order
+FILLER = bytes((17 * n * n + 101 * n + 5) % 251 for n in range(1, 4096))  # no 0xff, little order
 _MISSING_GREY = 128
 
 
@@ -51,10 +51,10 @@ class Stream:
     segments: tuple[tuple[bytes, bytes], ...]
 
     @classmethod
-    def of(cls, frame: bytes) -> Stream:
+    def of(cls, frame: bytes, processes: frozenset[int] = SEQUENTIAL) -> Stream:
         """Take ``frame`` apart, up to its first end; garbage and padding after that are passed over.
 
-        Raises Undecodable when it is malformed, ends too early, or is of a process other than sequential DCT.
+        Raises Undecodable when it is malformed, ends too early, or is of another process than those.
         """
         if not frame.startswith(_START):
             raise Undecodable("The frame is not a JPEG codestream")
@@ -69,7 +69,7 @@ class Stream:
                 raise Undecodable("The frame is truncated")
             at += length
             if marker in _SOF:
-                if marker not in _SEQUENTIAL or header:
+                if marker not in processes or header:
                     raise Undecodable("This process of JPEG is not supported")
                 header = payload
             has_jfif |= marker == _APP0 and payload.startswith(b"JFIF\0")
@@ -81,7 +81,7 @@ class Stream:
                 if end is None:
                     raise Undecodable("The frame is truncated")
                 scan, at = frame[at : end.start()], end.start()
-            if marker in _KEPT:
+            if marker in processes or marker in _TABLES:
                 segments.append((b"\xff" + bytes([marker]) + length.to_bytes(2, "big") + payload, scan))
         return cls(*_frame_header(header), has_jfif=has_jfif, adobe_transform=adobe, segments=tuple(segments))
 
@@ -174,4 +174,4 @@ def _is_whole(values: Pixels, stream: Stream, *, is_ycbcr: bool) -> bool:
     inner = values[np.ix_(rows, columns)].reshape(len(rows) // 4, 4, len(columns) // 4, -1) == _MISSING_GREY
     if not inner.all(axis=(1, 3)).any():
         return True
-    return np.array_equal(values, _pixels(stream.joined(is_ycbcr=is_ycbcr, filler=_FILLER)))
+    return np.array_equal(values, _pixels(stream.joined(is_ycbcr=is_ycbcr, filler=FILLER)))

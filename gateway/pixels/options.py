@@ -48,21 +48,26 @@ class Window:
 class Region:
     """A part of the source in its pixels; a negative width or height shows the same part mirrored.
 
-    None for width or height means up to the edge. PS3.18 §8.3.5.1.3
+    None for width or height means up to the edge. is_relative: in fractions of the image's size instead of pixels.
+    PS3.18 §8.3.5.1.3, §9.5.1.7
     """
 
     x: float = 0.0
     y: float = 0.0
     width: float | None = None
     height: float | None = None
+    is_relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Viewport:
-    """The rectangle that the picture is to fit in, keeping its aspect ratio; smaller pictures are enlarged."""
+    """The rectangle that the picture is to fit in, keeping its aspect ratio; smaller pictures are enlarged.
 
-    width: int
-    height: int
+    None for a side that may be as long as it will; for both, the picture has its own size.
+    """
+
+    width: int | None
+    height: int | None
     region: Region | None = None
 
 
@@ -120,10 +125,9 @@ def _check_window(window: Window) -> None:
 
 
 def _check_viewport(viewport: Viewport) -> None:
-    _check(viewport.width > 0 and viewport.height > 0, "The parameter viewport takes positive integers")
-    _check(
-        max(viewport.width, viewport.height) <= MAXIMUM_OUTPUT_SIDE_PIXELS, "The parameter viewport asks for too much"
-    )
+    sides = [side for side in (viewport.width, viewport.height) if side is not None]
+    _check(all(side > 0 for side in sides), "The parameter viewport takes positive integers")
+    _check(all(side <= MAXIMUM_OUTPUT_SIDE_PIXELS for side in sides), "The parameter viewport asks for too much")
     region = viewport.region
     if region is None:
         return

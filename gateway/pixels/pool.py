@@ -1,4 +1,4 @@
-"""RenderPool: rendering in worker processes, with limits on processes, time, memory and queue.
+"""RenderPool: drawing and transcoding in worker processes, with limits on processes, time, memory and queue.
 
 What a stranger's frame does to a decoder - crash, hang, eat memory - it does to one worker and one request. The pool
 itself imports no decoder. L12, H15, H16.
@@ -23,6 +23,7 @@ from gateway.pixels.protocol import (
     CLASSES,
     OK,
     READY,
+    Transcoded,
     receive_answer,
     request_of,
     send_request,
@@ -47,11 +48,11 @@ _ENVIRONMENT = {
 
 
 class RenderPool:
-    """Renders frames in up to ``workers`` processes, which start when they are first needed.
+    """Draws and transcodes frames in up to ``workers`` processes, which start when they are first needed.
 
     seconds: wall and processor time of one request. memory_bytes: what one request may allocate. queue: requests that
     may wait for a worker. restarts: workers that had to be replaced so far. pictures, summaries: room to keep what was
-    made, for those who ask. Safe to use from any thread; ``render`` blocks. Close it when done, or use it as a context.
+    made, for those who ask. Safe to use from any thread; requests block. Close it when done, or use it as a context.
     """
 
     def __init__(
@@ -86,7 +87,16 @@ class RenderPool:
         Raises besides: Undecodable when the worker fails or takes too long, TooLarge beyond the memory, Overloaded
         when the queue is full, when no worker gets free in time or when the pool is closed.
         """
-        parts = request_of(metadata, transfer_syntax_uid, frame_number, frame, options)
+        return self._made(request_of(metadata, transfer_syntax_uid, frame_number, frame, options))
+
+    def transcode(
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, target_uid: str
+    ) -> Transcoded:
+        """One frame in another transfer syntax, as of ``gateway.pixels.encode.transcode``; raises as ``render``."""
+        parts = request_of(metadata, transfer_syntax_uid, frame_number, frame, target_uid)
+        return Transcoded.unpacked(self._made(parts))
+
+    def _made(self, parts: tuple[bytes, bytes, bytes]) -> bytes:
         if sum(map(len, parts)) > self._memory_bytes // 2:
             raise TooLarge("The frame needs more memory than a picture may take")
         self._enter()

@@ -1,8 +1,8 @@
 """What pool and worker say to one another: lengths and bytes over a stream socket. No pickle, nothing nested.
 
 Request: three lengths and a flag, then the parameters as JSON, the metadata as JSON, the frame. The flag says that the
-frame lies in memory which both share, instead. Answer: a status, a length, then the picture or the reason. Either side
-refuses a length beyond its limit before it reads on.
+frame lies in memory which both share, instead. Answer: a status, a length, then the picture, the transcoded frame or
+the reason. Either side refuses a length beyond its limit before it reads on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import struct
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import orjson
 
@@ -29,14 +30,33 @@ CLASSES: Mapping[int, type[GatewayError]] = {status: kind for kind, status in ER
 
 MAXIMUM_FRAME_BYTES = 1 << 30  # 100 Mpixel (L12) of 64 bits, or of three times 16
 MAXIMUM_METADATA_BYTES = 256 << 20
-MAXIMUM_PICTURE_BYTES = 8_192 * 8_192 * 4
+MAXIMUM_ANSWER_BYTES = MAXIMUM_FRAME_BYTES
 SHARED_FRAME_BYTES = 2 << 20
 # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, and F_SEAL_FUTURE_WRITE (Linux 5.1), which Python does not name
 _SEALS = 0x01 | 0x02 | 0x04 | 0x10
 _MAXIMUM_REASON_BYTES = 200
 
+_PHOTOMETRIC_BYTES = 16
+
 _REQUEST = struct.Struct(">LLQ?")
 _ANSWER = struct.Struct(">BL")
+
+
+@dataclass(frozen=True, slots=True)
+class Transcoded:
+    """A frame in another encoding, and the photometric interpretation that it has now."""
+
+    photometric_interpretation: str
+    frame: bytes
+
+    def packed(self) -> bytes:
+        """As it goes from a worker to the pool."""
+        return self.photometric_interpretation.encode("ascii").ljust(_PHOTOMETRIC_BYTES) + self.frame
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Self:
+        """The inverse of ``packed``."""
+        return cls(packed[:_PHOTOMETRIC_BYTES].decode("ascii").rstrip(), packed[_PHOTOMETRIC_BYTES:])
 
 
 def shared_memory() -> tuple[mmap.mmap, int] | None:
@@ -58,13 +78,16 @@ def shared_memory() -> tuple[mmap.mmap, int] | None:
 
 
 def request_of(
-    metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+    metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, wanted: RenderOptions | str
 ) -> tuple[bytes, bytes, bytes]:
-    """Parameters, metadata and frame, the parts of a request; the last two are not copied. Raises TooLarge."""
+    """Parameters, metadata and frame, the parts of a request; the last two are not copied. Raises TooLarge.
+
+    wanted: how to draw the frame, or the transfer syntax to encode it in.
+    """
     if len(metadata) > MAXIMUM_METADATA_BYTES or len(frame) > MAXIMUM_FRAME_BYTES:
         raise TooLarge("The frame or its metadata has too many bytes")
     parameters = orjson.dumps(
-        {"transfer_syntax_uid": transfer_syntax_uid, "frame_number": frame_number, "options": options}
+        {"transfer_syntax_uid": transfer_syntax_uid, "frame_number": frame_number, "wanted": wanted}
     )
     return parameters, metadata, frame
 
@@ -117,7 +140,7 @@ def receive_answer(connection: socket.socket, deadline: float) -> tuple[int, byt
     if header is None:
         return None
     status, size = _ANSWER.unpack(header)
-    if size > (MAXIMUM_PICTURE_BYTES if status == OK else _MAXIMUM_REASON_BYTES):
+    if size > (MAXIMUM_ANSWER_BYTES if status == OK else _MAXIMUM_REASON_BYTES):
         return None
     payload = _received(connection, size, deadline)
     return None if payload is None else (status, payload)

@@ -59,6 +59,9 @@ def display(description: PixelDescription, values: Pixels, window: Window | None
 def _region(description: PixelDescription, options: RenderOptions) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of what is shown, in source pixels. PS3.18 §8.3.5.1.3"""
     region = (options.viewport and options.viewport.region) or Region()
+    if region.is_relative and region.width is not None and region.height is not None:
+        left, top = region.x * description.columns, region.y * description.rows
+        return left, top, left + region.width * description.columns, top + region.height * description.rows
     width = description.columns - region.x if region.width is None else abs(region.width)
     height = description.rows - region.y if region.height is None else abs(region.height)
     right, bottom = region.x + width, region.y + height
@@ -90,10 +93,9 @@ def _size(box: tuple[float, float, float, float], pixel_aspect: float, options: 
     viewport = options.viewport
     if viewport is None and options.is_thumbnail:
         viewport = Viewport(THUMBNAIL_SIDE_PIXELS, THUMBNAIL_SIDE_PIXELS)
-    if viewport is None:
-        scale = min(1.0, MAXIMUM_OUTPUT_SIDE_PIXELS / max(width, height))
-    else:
-        scale = min(viewport.width / width, viewport.height / height)
+    sides = (viewport.width, viewport.height) if viewport else (None, None)
+    scales = [side / length for side, length in zip(sides, (width, height), strict=True) if side is not None]
+    scale = min([*(scales or (1.0,)), MAXIMUM_OUTPUT_SIDE_PIXELS / max(width, height)])
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

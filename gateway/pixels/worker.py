@@ -1,7 +1,8 @@
-"""A worker process: renders what arrives on its standard input, a socket, until that closes. Run by ``pool``.
+"""A worker process: draws or transcodes what arrives on its standard input, a socket, until that closes.
 
-It holds no key and no door to the archive: one frame comes in, one picture or a reason goes out. Its memory is limited
-for good, its processor time for each request anew (L12, H15). Messages are lengths and bytes, never pickles.
+``pool`` runs it. It holds no key and no door to the archive: one frame comes in, one picture, frame or reason goes
+out. Its memory is limited for good, its processor time for each request anew (L12, H15). Messages are lengths and
+bytes, never pickles.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import orjson
 
 from gateway.pixels.description import Frame
+from gateway.pixels.encode import transcode
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.protocol import ERRORS, OK, READY, SHARED_FRAME_BYTES, receive_request, send_answer
 from gateway.pixels.render import render
@@ -42,16 +44,16 @@ def limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime + seconds) + 1, _NEVER))
 
 
-def answer(options: Mapping[str, object], metadata: bytes, frame: Frame) -> tuple[int, bytes]:
-    """What a request comes to: the picture, or the class and the constant reason of why there is none."""
+def answer(parameters: Mapping[str, object], metadata: bytes, frame: Frame) -> tuple[int, bytes]:
+    """What a request comes to: the picture or the transcoded frame, or the class and the constant reason of why not."""
+    wanted = parameters["wanted"]
+    syntax, number = str(parameters["transfer_syntax_uid"]), int(str(parameters["frame_number"]))
     try:
-        picture = render(
-            orjson.loads(metadata),
-            str(options["transfer_syntax_uid"]),
-            int(str(options["frame_number"])),
-            frame,
-            RenderOptions.from_json(options["options"]),  # type: ignore[arg-type]
-        )
+        described = orjson.loads(metadata), syntax, number, frame
+        if isinstance(wanted, str):
+            made = transcode(*described, wanted).packed()
+        else:
+            made = render(*described, RenderOptions.from_json(wanted))  # type: ignore[arg-type]
     except MemoryError:
         return ERRORS[TooLarge], b"The frame needs more memory than a picture may take"
     except GatewayError as error:
@@ -59,7 +61,7 @@ def answer(options: Mapping[str, object], metadata: bytes, frame: Frame) -> tupl
         if status is None:
             raise
         return status, error.reason.encode("ascii", "replace")
-    return OK, picture
+    return OK, made
 
 
 def serve(connection: socket.socket, memory: memoryview | None, seconds: float) -> None:

@@ -62,7 +62,7 @@ def run(
     notes: list[str] = []
     found: Generator[Answer, None, None]
     if isinstance(server, WebServer):
-        found = qido.answers(server, search, _headers(server, header, token), timeout)
+        found = qido.answers(server, search, read_headers(server, header, token), timeout)
     else:
         if header:
             raise BadUsage("--header is for QIDO-RS; C-FIND has no headers.")
@@ -80,7 +80,7 @@ def _our_server(settings: Settings) -> Server:
     return WebServer(host, settings.http.port, "/dicomweb", is_secure=False)
 
 
-def _headers(server: WebServer, lines: Sequence[str], token: str) -> Mapping[str, str]:
+def read_headers(server: WebServer, lines: Sequence[str], token: str) -> Mapping[str, str]:
     """What to send beyond the usual. A token goes over TLS, or to this machine; what else is to go, is told by name."""
     headers: dict[str, str] = {}
     for line in lines:

@@ -32,7 +32,7 @@ from storage.spool import MEMORY_BYTES
 from tests.fix_archive import keep, keep_announced, open_archive
 from tests.fix_faults import Failing
 from tests.storage.test_dataset import deflated
-from tests.synthetic import DEFLATED, IMPLICIT, data_set, element, image, implicit_element
+from tests.synthetic import DEFLATED, EXPLICIT, IMPLICIT, data_set, element, image, implicit_element
 
 SCOPE = Scope("1.2.3", "1.2.3.4", "1.2.3.4.5")
 
@@ -219,7 +219,7 @@ def test_a_deflated_object_is_read_by_ranges_of_its_inflated_data_set(archive):
     document = archive.document(SCOPE)
     with archive.open(document.instance) as stored:
         assert stored.frame(FrameTable(document.frame_table), 3) == bytes(range(18, 27))
-        assert b"".join(stored.explicit_chunks()).endswith(image(3, 3, frames=4))
+        assert b"".join(stored.part10_chunks(EXPLICIT)).endswith(image(3, 3, frames=4))
         assert stored.read(0, 8) == image(3, 3, frames=4)[:8]
         with pytest.raises(CorruptObject):
             stored.read(0, 1 << 20)
@@ -247,7 +247,7 @@ def implicit_content():
 def test_an_implicit_instance_leaves_as_explicit(archive):
     keep(archive, implicit_content(), syntax=IMPLICIT)
     with archive.open(archive.document(SCOPE).instance) as stored:
-        assert b"\x28\0\x10\0US\2\0\2\0" in b"".join(stored.explicit_chunks())
+        assert b"\x28\0\x10\0US\2\0\2\0" in b"".join(stored.part10_chunks(EXPLICIT))
 
 
 def survivors(archive):

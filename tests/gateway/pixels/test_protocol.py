@@ -12,8 +12,8 @@ import pytest
 
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.protocol import (
+    MAXIMUM_ANSWER_BYTES,
     MAXIMUM_FRAME_BYTES,
-    MAXIMUM_PICTURE_BYTES,
     OK,
     SHARED_FRAME_BYTES,
     receive_answer,
@@ -48,7 +48,7 @@ def test_a_request_arrives_as_it_was_sent(ends, frame):
     sender.join()
     assert (metadata, received) == (b'{"a":1}', frame)
     assert (parameters["transfer_syntax_uid"], parameters["frame_number"]) == ("1.2.3", 7)
-    assert RenderOptions.from_json(parameters["options"]) == RenderOptions(quality=5)
+    assert RenderOptions.from_json(parameters["wanted"]) == RenderOptions(quality=5)
 
 
 def test_a_connection_that_ends_is_no_request(ends):
@@ -109,7 +109,7 @@ def test_an_answer_arrives_as_it_was_sent(ends):
 
 @pytest.mark.parametrize(
     "header",
-    [struct.pack(">BL", OK, MAXIMUM_PICTURE_BYTES + 1), struct.pack(">BL", 2, 201), struct.pack(">BL", 99, 1 << 31)],
+    [struct.pack(">BL", OK, MAXIMUM_ANSWER_BYTES + 1), struct.pack(">BL", 2, 201), struct.pack(">BL", 99, 1 << 31)],
 )
 def test_an_answer_beyond_its_limit_is_none_and_is_not_waited_for(ends, header):
     ends[1].sendall(header)

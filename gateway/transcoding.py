@@ -1,0 +1,181 @@
+"""Stored instances in other transfer syntaxes: their pixels go frame by frame through a decoding process, all else is
+written anew as it stands. Nothing is held but one frame, however many there are. PS3.5 §8.2, PS3.18 §8.7.3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Protocol
+
+import orjson
+
+from gateway import __version__
+from gateway.pixels.codecs import can_decode, encodings
+from gateway.pixels.kept import Kept
+from gateway.pixels.protocol import Transcoded
+from gateway.pixels.summary import Summary
+from storage.dicomjson import unpack_metadata
+from storage.errors import TooLarge, Undecodable
+from storage.frames import FrameTable
+from storage.model import Document
+from storage.reencoding import Pixels
+from storage.stored import StoredDataSet
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+from storage.values import binary_word_bytes, little_endian
+
+PIXEL_DATA = "7FE00010"
+MAXIMUM_FRAME_BYTES = 512 << 20
+_LONGEST_PIXEL_DATA = 0xFFFFFFFE
+_BITS_ALLOCATED, _SAMPLES_PER_PIXEL = "00280100", "00280002"
+
+
+class Transcoder(Protocol):
+    """What transcodes, and keeps what it made: ``gateway.pixels.pool.RenderPool``."""
+
+    pictures: Kept[bytes]
+    summaries: Kept[Summary]
+
+    def transcode(
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, target_uid: str
+    ) -> Transcoded:
+        """One frame in another transfer syntax. Raises Undecodable, TooLarge or Overloaded."""
+        ...
+
+
+def targets(stored_uid: str) -> tuple[str, ...]:
+    """The transfer syntaxes that pixels stored in ``stored_uid`` can be turned into as far as tables tell, best first.
+
+    Explicit VR Little Endian is among them if its own pixels are native, whether or not anything can be decoded.
+    """
+    if not can_decode(stored_uid):
+        return ()
+    return tuple(uid for uid in encodings() if uid != stored_uid)
+
+
+def frame_bytes(table: FrameTable, number: int) -> int:
+    """Length of a frame as it is stored; what has to fit into memory to be sent or drawn."""
+    return sum(end - start for start, end in table.ranges(number))
+
+
+def native_frame(stored: StoredDataSet, document: Document, table: FrameTable, number: int) -> bytes:
+    """A frame's bytes as they go out: as stored, but little endian (W23).
+
+    Words are turned round from the start of the Pixel Data on, so a frame that starts within one is read with it.
+    """
+    if stored.transfer_syntax.is_little_endian or not table.is_native:
+        return stored.frame(table, number)
+    pixel_data = next(document.bulk[tag] for tag in (PIXEL_DATA, "7FE00008", "7FE00009") if tag in document.bulk)
+    word_bytes = binary_word_bytes(pixel_data.vr)
+    ((start, end),) = table.ranges(number)
+    first = start - (start - pixel_data.start) % word_bytes
+    last = min(end + -(end - pixel_data.start) % word_bytes, pixel_data.end)
+    return little_endian(stored.read(first, last), word_bytes)[start - first : end - first]
+
+
+def summary_of(transcoder: Transcoder, document: Document) -> Summary:
+    """What describes the pixels of a content, made once and kept: of an object of many frames it is costly."""
+    key = f"{document.instance.digest} {document.instance.transfer_syntax_uid}"
+    summary = transcoder.summaries.get(key)
+    if summary is None:
+        summary = Summary.of(orjson.loads(unpack_metadata(document.metadata, "")))
+        transcoder.summaries.put(key, summary, summary.size_bytes)
+    return summary
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One stored instance in the transfer syntax ``target_uid``, of those that ``targets`` names, or Implicit VR.
+
+    Used by one thread while ``stored`` is open. What fails is an Undecodable, TooLarge or Overloaded of the frame.
+    """
+
+    transcoder: Transcoder
+    stored: StoredDataSet
+    document: Document
+    target_uid: str
+    table: FrameTable = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "table", FrameTable(self.document.frame_table))
+
+    @property
+    def _encoding_uid(self) -> str:
+        """The encoding of the pixels, which the plain transfer syntaxes share."""
+        return EXPLICIT_VR_LITTLE_ENDIAN if self.target_uid == IMPLICIT_VR_LITTLE_ENDIAN else self.target_uid
+
+    def frame(self, number: int) -> Transcoded:
+        """One frame, kept from now on."""
+        instance = self.document.instance
+        key = f"{__version__} {instance.digest} {instance.transfer_syntax_uid} {self._encoding_uid} {number}"
+        known = self.transcoder.pictures.get(key)
+        if known is not None:
+            return Transcoded.unpacked(known)
+        if frame_bytes(self.table, number) > MAXIMUM_FRAME_BYTES:
+            raise TooLarge("The frame is larger than the limit")
+        syntax = transfer_syntax(instance.transfer_syntax_uid)
+        made = self.transcoder.transcode(
+            summary_of(self.transcoder, self.document).of_frame(number),
+            syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN,
+            number,
+            native_frame(self.stored, self.document, self.table, number),
+            self._encoding_uid,
+        )
+        packed = made.packed()
+        self.transcoder.pictures.put(key, packed, len(packed))
+        return made
+
+    def pixels(self) -> Pixels:
+        """All frames, and what has to be said of them; the first one is made at once. PS3.3 §C.7.6.3.1.2"""
+        count = self.table.number_of_frames
+        if not count:
+            raise Undecodable("The frames of the Pixel Data cannot be told apart")
+        first = self.frame(1)
+        is_native = not transfer_syntax(self._encoding_uid).is_encapsulated
+        if is_native and len(first.frame) * count > _LONGEST_PIXEL_DATA:
+            raise Undecodable("The Pixel Data would be too long without compression")
+        return Pixels(
+            frames=chain((first.frame,), self._others(first, count, is_native=is_native)),
+            number_of_frames=count,
+            frame_bytes=len(first.frame) if is_native else 0,
+            vr="OW" if self._described(_BITS_ALLOCATED) > 8 else "OB",
+            elements=self._elements(first),
+        )
+
+    def _others(self, first: Transcoded, count: int, *, is_native: bool) -> Iterator[bytes]:
+        for number in range(2, count + 1):
+            made = self.frame(number)
+            if is_native and len(made.frame) != len(first.frame):
+                raise Undecodable("The frames are not of one size")
+            if made.photometric_interpretation != first.photometric_interpretation:
+                raise Undecodable("The frames do not agree on what their colours mean")
+            yield made.frame
+
+    def _described(self, tag: str) -> int:
+        values = self._common.get(tag, {}).get("Value") or [1]
+        return int(values[0])
+
+    @property
+    def _common(self) -> dict[str, dict[str, list[int]]]:
+        found: dict[str, dict[str, list[int]]] = orjson.loads(summary_of(self.transcoder, self.document).common)
+        return found
+
+    def _elements(self, first: Transcoded) -> dict[int, tuple[str, bytes]]:
+        """The elements that are different now; that a compression had losses stays said for ever. PS3.3 §C.7.6.1.1.5"""
+        elements: dict[int, tuple[str, bytes]] = {}
+        if self._described(_SAMPLES_PER_PIXEL) > 1:
+            text = first.photometric_interpretation.encode("ascii")
+            elements[0x00280004] = "CS", text + b" " * (len(text) % 2)
+            elements[0x00280006] = "US", b"\0\0"
+        if transfer_syntax(self.document.instance.transfer_syntax_uid).is_lossy:
+            elements[0x00282110] = "CS", b"01"
+        return elements
+
+    def part10(self) -> Iterable[bytes]:
+        """The whole instance as a Part 10 stream. What can be refused is refused before the first piece of it."""
+        return self.stored.part10_chunks(self.target_uid, self.pixels())
+
+    def data_set(self) -> Iterator[bytes]:
+        """The same without File Meta Information."""
+        return self.stored.data_set_chunks(self.target_uid, self.pixels())
