@@ -44,7 +44,7 @@ def pytest_runtest_setup(item):
         require(*marker.args)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs():
     """``needs("storescu")``: the same as the marker, from inside a test or fixture."""
     return require

@@ -13,13 +13,14 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.__main__ import cache_folder
 from benchmarks.servers import StartError
-from benchmarks.trials import answers, growth, receivers, searches, soak
+from benchmarks.trials import answers, growth, receivers, retrieve, searches, soak
 from benchmarks.trials.frame import Frame
 
 TRIALS: Mapping[str, Callable[[Frame], object]] = {
     "answers": answers.run,
     "receivers": receivers.run,
     "growth": growth.run,
+    "retrieve": retrieve.run,
     "searches": searches.run,
     "soak": soak.run,
 }
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--studies", type=_numbers, default=(0, 10_000, 100_000), help="archive sizes of growth and searches"
     )
     asked.add_argument("--instances", type=_numbers, default=(250, 1_000, 4_000), help="series sizes of growth")
+    asked.add_argument("--moved", type=int, default=70_000, help="instances of the C-MOVE (70,000); 0 for none")
     asked.add_argument("--ct", type=int, default=250, help="instances of the CT series (250)")
     asked.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a quiet machine (30)")
     asked.add_argument("--database", default="", help="URL of an empty PostgreSQL database, for searches and answers")

@@ -28,13 +28,12 @@ class Frame:
     has_failed: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 
-    def gateway(self, database: str = "") -> Server:
-        """The gateway at its default settings, but for the database of its index where one is named."""
-        arguments = []
+    def gateway(self, database: str = "", arguments: Sequence[str] = ()) -> Server:
+        """The gateway at its default settings, but for the database of its index where one is named, and arguments."""
         if database:
             settings = self.work / "gateway.toml"
             settings.write_text(f"[archive]\nindex = {json.dumps(database)}\n", encoding="utf-8")
-            arguments = ["--config", str(settings)]
+            arguments = [*arguments, "--config", str(settings)]
         return self.kept(start_gateway(self.work / "gateway", arguments=arguments))
 
     def kept(self, server: Server) -> Server:

@@ -27,7 +27,7 @@ from storage.attributes import ATTRIBUTES, Attribute, by_tag, table
 from storage.dicomxml import native_model
 from storage.dictionary import keyword_path, tag_path
 from storage.errors import BadQuery
-from storage.matching import Match, Query
+from storage.matching import MAXIMUM_MATCHES, Match, Query
 from storage.model import Answer, JsonElement, Level
 
 _MAXIMUM_PARAMETERS = 128
@@ -58,13 +58,14 @@ The true Person Name (0040,A123) is a value in the content of a report, and neve
 class _Reading:
     """What has been read of the parameters so far.
 
-    given: tags of keys, each once. below, absent: tags of includefield that answers of this level do not hold.
+    universal: keys that match everything. given: tags of keys, each once. below, absent: tags of includefield that answers of this level do not hold.
     warnings: constant phrases (G18).
     """
 
     level: Level
     switches: Mapping[str, bool]
     matches: list[Match] = field(default_factory=list)
+    universal: list[Match] = field(default_factory=list)
     given: set[str] = field(default_factory=set)
     include: set[str] = field(default_factory=set)
     includes_all: bool = False
@@ -217,9 +218,11 @@ def query_of(
         raise BadQuery("The parameter offset is larger than the limit")
     if limit > settings.maximum_results:
         reading.warnings.append("The parameter limit is larger than the maximum of the server")
+    # Where all that is there is returned anyhow, what was asked for by a key is returned empty, too (Q21).
+    universal = reading.universal[: MAXIMUM_MATCHES - len(reading.matches)] if reading.includes_all else ()
     query = Query(
         level,
-        tuple(reading.matches),
+        (*reading.matches, *universal),
         None,
         include,
         reading.switches["fuzzymatching"],
@@ -301,10 +304,12 @@ def _key(reading: _Reading, name: str, value: str) -> None:
     reading.given.add(path)
     if warning:
         reading.warnings.append(warning)
+    attribute = by_tag(path)
     if not value.strip("* "):
         _return(reading, path)
+        if attribute is not None and attribute.is_key and attribute.level <= reading.level:
+            reading.universal.append(Match.of(attribute, ""))
         return
-    attribute = by_tag(path)
     if attribute is None:
         raise BadQuery("The attribute cannot be searched", tag=path)
     reading.matches.append(

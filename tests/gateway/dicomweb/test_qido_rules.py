@@ -758,6 +758,14 @@ def test_q21_an_empty_value_matches_all_and_asks_for_the_attribute(searched):
     assert match["00101010"] == {"vr": "AS"}
 
 
+@pytest.mark.parametrize("value", ["", "*"])
+def test_q21_what_is_asked_for_by_a_key_is_returned_empty_also_beside_all(searched, value):
+    (match,) = searched.find(f"/studies?StudyInstanceUID=2.25.1&includefield=all&PatientAge={value}")
+    assert match["00101010"] == {"vr": "AS"}
+    (match,) = searched.find("/studies?StudyInstanceUID=2.25.1&includefield=all")
+    assert "00101010" not in match
+
+
 def test_q21_an_empty_value_of_what_cannot_be_returned_is_said(searched):
     answer = searched.get("/studies?PixelSpacing=&Modality=")
     assert len(answer.json()) == len(ALL)
