@@ -27,7 +27,7 @@ from storage.attributes import ATTRIBUTES, Attribute, by_tag, table
 from storage.dicomxml import native_model
 from storage.dictionary import keyword_path, tag_path
 from storage.errors import BadQuery
-from storage.matching import MAXIMUM_MATCHES, Match, Query
+from storage.matching import MAXIMUM_MATCHES, Match, MatchKind, Query
 from storage.model import Answer, JsonElement, Level
 
 _MAXIMUM_PARAMETERS = 128
@@ -58,8 +58,8 @@ The true Person Name (0040,A123) is a value in the content of a report, and neve
 class _Reading:
     """What has been read of the parameters so far.
 
-    universal: keys that match everything. given: tags of keys, each once. below, absent: tags of includefield that answers of this level do not hold.
-    warnings: constant phrases (G18).
+    universal: keys that match everything. given: tags of keys, each once. below, absent: tags of includefield that
+    answers of this level do not hold. warnings: constant phrases (G18).
     """
 
     level: Level
@@ -307,8 +307,8 @@ def _key(reading: _Reading, name: str, value: str) -> None:
     attribute = by_tag(path)
     if not value.strip("* "):
         _return(reading, path)
-        if attribute is not None and attribute.is_key and attribute.level <= reading.level:
-            reading.universal.append(Match.of(attribute, ""))
+        if attribute is not None and attribute.level <= reading.level:
+            reading.universal.append(Match(attribute, MatchKind.UNIVERSAL))
         return
     if attribute is None:
         raise BadQuery("The attribute cannot be searched", tag=path)
