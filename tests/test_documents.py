@@ -131,3 +131,18 @@ def test_every_rule_of_searches_has_its_tests_and_the_table_names_them():
             found[rule.upper()].add(name)
     assert found == listed
     assert all(listed.values())
+
+
+def test_every_rule_of_retrievals_has_its_tests_and_all_of_them_exist():
+    text = (ROOT / "docs" / "conformance.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([GWUM]\d+|CG\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    counts = {"G": 20, "W": 24, "U": 13, "M": 8, "CG": 1}
+    assert list(listed) == [f"{letter}{number}" for letter, last in counts.items() for number in range(1, last + 1)]
+    assert all(listed.values())
+    found = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert set().union(*listed.values()) - found == set()
