@@ -48,6 +48,11 @@ HTTP_LOOP_LAG_SECONDS = Histogram(
 )
 RENDER_SECONDS = Histogram("gateway_pixels_render_seconds", "Time to make a picture", ["kind"], buckets=_SECONDS)
 RENDER_RESTARTS = Counter("gateway_pixels_worker_restarts_total", "Decoding processes that were replaced")
+INTEGRITY_FAILURES = Counter(
+    "gateway_integrity_failures_total",
+    "Stored objects that were not what their rows say, when they were read",
+    ["door"],
+)
 LIMITS_HIT = Counter("gateway_limits_hit_total", "Limits that were passed, by the id in the documents", ["limit"])
 PROCESS_RESIDENT_BYTES = Gauge(
     "gateway_process_resident_bytes", "Resident memory of a process", ["process"], multiprocess_mode="liveall"

@@ -134,9 +134,10 @@ class Router:
         try:
             await response(request.scope, receive, watched)
         except Exception as error:
+            answer = self._answer(request, error)  # which is in the log also where it cannot be sent any more
             if has_begun:
                 raise
-            await self._answer(request, error)(request.scope, receive, send)
+            await answer(request.scope, receive, send)
 
 
 def _absent(endpoints: Mapping[str, Endpoint]) -> HTTPException:

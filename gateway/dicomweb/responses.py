@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from gateway import metrics
 from gateway.http import root_url
 from storage import errors
 from storage.dictionary import keyword_path
@@ -59,6 +60,8 @@ def error_response(_: Request, error: Exception) -> Response:
     """
     status = status_of(error)
     known = isinstance(error, errors.GatewayError)
+    if isinstance(error, errors.CorruptObject):
+        metrics.INTEGRITY_FAILURES.labels("web").inc()
     if status >= 500:
         logger.error("http.failed", extra={"error": type(error).__name__}, exc_info=None if known else error)
     body = {"error": type(error).__name__ if known else "Internal", **_reason(error)}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from gateway import metrics
 from gateway.dimse import identifier
 from gateway.dimse.command import Element, Field
 from gateway.dimse.connection import ConnectionEndedError
@@ -38,7 +39,7 @@ from gateway.dimse.store_scu import Encoding, NoContextError, Originator, Sender
 from gateway.dimse.upper_layer import NOT_SPECIFIED, UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
 from gateway.transcoding import Conversion, Transcoder
-from storage.errors import BadQuery, GatewayError, NotFound, Undecodable
+from storage.errors import BadQuery, CorruptObject, GatewayError, NotFound, Undecodable
 from storage.matching import MatchKind, Query
 from storage.model import Instance, JsonElement, Level, Scope
 from storage.stored import StoredDataSet
@@ -188,6 +189,12 @@ def _instances(session: Session, scope: Scope) -> Sequence[Instance]:
         return ()
 
 
+def _note_unreadable(error: GatewayError) -> None:
+    logger.error("dimse.instance.unreadable", exc_info=error)
+    if isinstance(error, CorruptObject):
+        metrics.INTEGRITY_FAILURES.labels("dimse").inc()
+
+
 class _Operation:
     """The sub-operations of one request: what was sent, and what is told of it meanwhile (M2)."""
 
@@ -279,8 +286,8 @@ class _Operation:
         """
         try:
             stored = self._session.open(instance)
-        except GatewayError:
-            logger.exception("dimse.instance.unreadable")
+        except GatewayError as error:
+            _note_unreadable(error)
             return None
         with stored:
             try:
@@ -288,7 +295,7 @@ class _Operation:
             except NoContextError:
                 return None
             except GatewayError as error:
-                logger.exception("dimse.instance.unreadable")
+                _note_unreadable(error)
                 raise _BrokenOffError from error
 
     def _converted(self, stored: StoredDataSet, transfer_syntax_uid: str) -> Iterator[bytes]:

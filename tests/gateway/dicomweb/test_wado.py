@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from xml.etree import ElementTree as ET
 
+import httpx
 import numpy as np
 import pydicom
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from gateway.dicomweb.bulk import byte_range
 from gateway.dicomweb.wado import frame_numbers
 from storage.errors import BadRequest, GatewayError
-from tests.fix_samples import MANIFEST
+from tests.fix_samples import MANIFEST, SAMPLES
+from tests.fix_servers import run_command
 
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 ONE_AS_STORED = "application/dicom; transfer-syntax=*"
@@ -462,3 +465,31 @@ def test_what_is_no_frame_number_is_refused(text):
 )
 def test_a_range_is_read(text, expected):
     assert byte_range(text, 100) == expected
+
+
+# ------------------------------------------------------------------------------------------- objects that are broken
+
+
+def test_an_object_that_was_cut_is_an_error_of_its_own_and_counted(start_gateway):
+    """Alone it is 500; among others the answer is broken off where it would begin; nothing short looks whole (W24)."""
+    gateway = start_gateway("--workers", "1")
+    entries = [entry for name, entry in sorted(MANIFEST.items()) if "slice_0" in name][:3]
+    run_command("import", *(SAMPLES / entry["file"] for entry in entries), "--data", gateway.data)
+    objects = {path.stem.split("_")[0]: path for path in gateway.data.glob("objects/**/*.dcm")}
+    paths = [objects[entry["sop_instance_uid"]] for entry in entries] if len(objects) == 3 else list(objects.values())
+    broken = paths[1]
+    broken.chmod(0o600)
+    os.truncate(broken, 30_000)
+    url = f"/studies/{entries[0]['study_instance_uid']}/series/{entries[0]['series_instance_uid']}"
+    with httpx.Client(base_url=gateway.dicomweb, timeout=30) as client:
+        codes = []
+        for entry in entries:
+            for resource in ("", "/frames/1", "/rendered", "/metadata"):
+                answer = client.get(f"{url}/instances/{entry['sop_instance_uid']}{resource}", headers={"Accept": "*/*"})
+                codes.append(answer.status_code)
+        assert sorted(codes) == [200] * 9 + [500] * 3  # metadata is kept apart
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(url, headers={"Accept": AS_STORED})
+        figures = client.get(f"{gateway.url}/metrics").text
+    assert 'gateway_integrity_failures_total{door="web"} 4.0' in figures
+    assert [line["event"] for line in gateway.lines() if line.get("error") == "CorruptObject"].count("http.failed") == 4
