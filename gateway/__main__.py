@@ -59,6 +59,13 @@ _SERVE_FLAGS = (
         metavar="AET=HOST:PORT",
         help="A peer that C-MOVE may send instances to. Can be given several times.",
     ),
+    click.option(
+        "--forward",
+        "forward",
+        multiple=True,
+        metavar="'AET KEY=VALUE…'",
+        help="Send new instances that match to a peer. Can be given several times.",
+    ),
     click.option("--workers", metavar="N", help="Processes that answer HTTP.  [2]"),
     click.option(
         "--insecure-no-auth", is_flag=True, default=None, help="Allow addresses beyond loopback without authentication."
@@ -80,6 +87,7 @@ def _flags(
     dimse_port: str | None,
     ae_title: str | None,
     peers: tuple[str, ...],
+    forward: tuple[str, ...],
     workers: str | None,
     insecure_no_auth: bool | None,
 ) -> dict[str, object]:
@@ -92,6 +100,7 @@ def _flags(
         "dimse.port": dimse_port,
         "dimse.ae_title": ae_title,
         "dimse.peers": peers or None,
+        "dimse.forward": forward or None,
         "http.workers": workers,
         "http.insecure_no_auth": insecure_no_auth,
     }

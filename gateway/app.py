@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__, logs, settings
 from gateway.processes import CannotStart, Child, Lifeline, Supervisor, listen, lock_folder
-from gateway.settings import Settings, read_peers
+from gateway.settings import Settings, read_peers, read_routes
 from storage.errors import GatewayError
 from storage.spool import sweep
 
@@ -88,11 +88,13 @@ def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
 def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed beside it."""
     from gateway import metrics
+    from gateway.dimse.forwarding import Forwarder, Route
     from gateway.dimse.limits import DimseLimits
     from gateway.dimse.requestor import Peer
     from gateway.dimse.server import DimseServer
     from gateway.indexing import keep_complete
     from gateway.pixels.pool import RenderPool
+    from gateway.security.actor import Actor
     from gateway.session import Session
 
     stopping = threading.Event()
@@ -111,12 +113,20 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         destinations = {
             peer: Peer(host, port, called_ae=peer, calling_ae=title) for peer, (host, port) in peers.items()
         }
+        routes = [
+            Route(name, destinations[peer], matches)
+            for name, (peer, matches) in read_routes(values.dimse.forward).items()
+        ]
         server = DimseServer(listener, title, limits, sessions, destinations=destinations, transcoder=pool)
         serving = threading.Thread(target=server.serve, name="dimse")
         serving.start()
         indexing = threading.Thread(target=keep_complete, args=(archive.index_extended, stopping), name="indexing")
         if values.archive.extended_tags:
             indexing.start()
+        forwarder = Forwarder(routes, sessions(Actor("operator", "forwarding")), pool)
+        forwarding = threading.Thread(target=forwarder.run, args=(stopping,), name="forwarding")
+        if routes:
+            forwarding.start()
         ready()
         while not stopping.wait(1.0):
             metrics.note_process("dimse")
@@ -126,6 +136,8 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         serving.join(_STOP_SECONDS)
         if values.archive.extended_tags:
             indexing.join(_STOP_SECONDS)
+        if routes:
+            forwarding.join(_STOP_SECONDS)
 
 
 def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:

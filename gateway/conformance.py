@@ -113,7 +113,11 @@ def _named(uid: str) -> str:
 def _overview() -> str:
     rows = [
         ("Verification", "no", "yes"),
-        ("Storage: every Storage SOP Class, retired, private and later ones too", "yes, for C-MOVE and C-GET", "yes"),
+        (
+            "Storage: every Storage SOP Class, retired, private and later ones too",
+            "yes, for C-MOVE, C-GET and forwarding",
+            "yes",
+        ),
         ("Query/Retrieve: FIND", "yes, `dicomweb-gateway query`", "yes"),
         ("Query/Retrieve: MOVE, GET", "no", "yes"),
     ]
@@ -144,7 +148,7 @@ def _associations() -> str:
     return (
         f"Application context 1.2.840.10008.3.1.1.1. Implementation class UID `{IMPLEMENTATION_CLASS_UID}`, version "
         f"name `{IMPLEMENTATION_VERSION_NAME}`. No asynchronous operations. A presentation context is accepted in the "
-        "first of the transfer syntaxes proposed that is known. As requestor, for C-MOVE, at most "
+        "first of the transfer syntaxes proposed that is known. As requestor, for C-MOVE and forwarding, at most "
         f"{CONTEXTS_MAXIMUM} contexts are proposed for one association: each SOP Class in the transfer syntaxes in "
         "which it is kept, and in the plain ones; more of them take further associations.\n\n"
         + _table(("limit", "default", "what it bounds"), rows)

@@ -48,6 +48,12 @@ HTTP_LOOP_LAG_SECONDS = Histogram(
 )
 RENDER_SECONDS = Histogram("gateway_pixels_render_seconds", "Time to make a picture", ["kind"], buckets=_SECONDS)
 RENDER_RESTARTS = Counter("gateway_pixels_worker_restarts_total", "Decoding processes that were replaced")
+FORWARD_WAITING = Gauge(
+    "gateway_forward_waiting", "Instances that are to be sent to a peer", ["peer"], multiprocess_mode="mostrecent"
+)
+FORWARD_INSTANCES = Counter(
+    "gateway_forward_instances_total", "Instances that were sent to a peer, or put off", ["peer", "outcome"]
+)
 INTEGRITY_FAILURES = Counter(
     "gateway_integrity_failures_total",
     "Stored objects that were not what their rows say, when they were read",

@@ -11,8 +11,9 @@ from gateway.security.actor import Actor, Verb
 from storage.archive import Archive
 from storage.errors import GatewayError
 from storage.filemeta import Announcement
+from storage.index.base import Outbox
 from storage.matching import Query
-from storage.model import Answer, Document, Instance, Lined, Receipt, Scope, Source
+from storage.model import Answer, Change, Document, Instance, Lined, Receipt, Scope, Source
 from storage.spool import Spool
 from storage.stored import StoredDataSet
 
@@ -88,6 +89,17 @@ class Session:
         """The bytes of an instance that this session found."""
         self.actor.permit(Verb.RETRIEVE)
         return self._archive.open(instance)
+
+    def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """The change feed behind a sequence number."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.changes(after, limit)
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is still to be sent to peers."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.outbox
 
     def delete(self, scope: Scope) -> Sequence[Instance]:
         """Take a resource out of the archive. Raises NotFound."""

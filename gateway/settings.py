@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,7 +19,11 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 from urllib.parse import urlsplit
 
+from storage.attributes import by_tag
+from storage.dictionary import tag_path
+from storage.errors import BadQuery
 from storage.extended import read_extended
+from storage.matching import Match
 
 PREFIX = "GATEWAY_"
 _TEST_PREFIX = "GATEWAY_TEST_"  # belongs to the test suite
@@ -165,6 +170,10 @@ class DimseSettings:
     )
     peers: tuple[str, ...] = field(
         default=(), metadata=_doc("Peers that instances may be sent to by C-MOVE, each AET=HOST:PORT.")
+    )
+    forward: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc("Routes of new instances to peers, each AET, or AET KEY=VALUE … with keys as in a search."),
     )
 
 
@@ -363,6 +372,34 @@ def read_peers(entries: Sequence[str]) -> Mapping[str, tuple[str, int]]:
     return peers
 
 
+def read_routes(entries: Sequence[str]) -> Mapping[str, tuple[str, tuple[Match, ...]]]:
+    """AE titles and keys by entry, of entries as ``AET`` or ``AET KEY=VALUE …`` with keys and values as a search has
+    them, blanks in quotes. Raises ValueError.
+    """
+    return {entry: _read_route(entry) for entry in entries}
+
+
+def _read_route(entry: str) -> tuple[str, tuple[Match, ...]]:
+    title, *conditions = shlex.split(entry) or [""]
+    if not _AE_TITLE.fullmatch(title):
+        raise ValueError("holds something else than AET KEY=VALUE …")
+    matches = []
+    for condition in conditions:
+        name, _, value = condition.partition("=")
+        attribute = by_tag(tag_path(name))
+        if attribute is None or not value:
+            raise ValueError(f"has a key that cannot be searched: {condition!r}")
+        try:
+            matches.append(Match.of(attribute, value))
+        except BadQuery as error:
+            raise ValueError(f"has a key that cannot be matched, {condition!r}: {error.reason}") from None
+    return title, tuple(matches)
+
+
+def _check_routes(value: Any) -> None:
+    read_routes(value)
+
+
 def _check_peers(value: Any) -> None:
     read_peers(value)
 
@@ -384,6 +421,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "http.trusted_proxies": _check_networks,
     "dimse.ae_title": _check_ae_title,
     "dimse.peers": _check_peers,
+    "dimse.forward": _check_routes,
     "logs.level": _check_level,
 }
 
@@ -434,6 +472,11 @@ def load(
     settings = _built(values)
     if settings.http.default_results > settings.http.maximum_results:
         raise SettingsError("http.default_results is greater than http.maximum_results")
+    unknown = {title for title, _ in read_routes(settings.dimse.forward).values()} - read_peers(
+        settings.dimse.peers
+    ).keys()
+    if unknown:
+        raise SettingsError(f"dimse.forward names {min(unknown)}, which is none of dimse.peers")
     return Loaded(settings, origins)
 
 

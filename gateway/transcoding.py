@@ -4,7 +4,7 @@ written anew as it stands. Nothing is held but one frame, however many there are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
@@ -16,6 +16,7 @@ from gateway.pixels.codecs import can_decode, encodings
 from gateway.pixels.kept import Kept
 from gateway.pixels.protocol import Transcoded
 from gateway.pixels.summary import Summary
+from gateway.session import Session
 from storage.dicomjson import unpack_metadata
 from storage.errors import TooLarge, Undecodable
 from storage.frames import FrameTable
@@ -82,6 +83,22 @@ def summary_of(transcoder: Transcoder, document: Document) -> Summary:
         summary = Summary.of(orjson.loads(unpack_metadata(document.metadata, "")))
         transcoder.summaries.put(key, summary, summary.size_bytes)
     return summary
+
+
+Converter = Callable[[StoredDataSet, str], Iterator[bytes]]
+"""Gives the Data Set of an instance in another transfer syntax. Raises Undecodable, TooLarge or Overloaded."""
+
+
+def converter(transcoder: Transcoder | None, session: Session) -> Converter:
+    """What decodes pixels for peers that do not take them as they are stored; without a transcoder it refuses."""
+
+    def converted(stored: StoredDataSet, transfer_syntax_uid: str) -> Iterator[bytes]:
+        if transcoder is None:
+            raise Undecodable("Nothing that decodes pixels is there")
+        document = session.document(stored.instance.scope)
+        return Conversion(transcoder, stored, document, transfer_syntax_uid).data_set()
+
+    return converted
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from storage.errors import (
 )
 from storage.filemeta import Announcement
 from storage.frames import frame_table
-from storage.index.base import Index
+from storage.index.base import Index, Outbox
 from storage.keys import instance_key
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Entry, Instance, Lined, Progress, Receipt, Scope, Source
@@ -138,6 +138,11 @@ class Archive:
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """The change feed behind a sequence number (R11)."""
         return self._index.changes(after, limit)
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is still to be sent to peers."""
+        return self._index.outbox
 
     def index_extended(self) -> Progress:
         """Index some more of what extended attributes lack. See ``Index.index_extended``."""

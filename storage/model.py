@@ -146,6 +146,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Parcel:
+    """An instance that is to be sent somewhere, and how often that was tried."""
+
+    scope: Scope
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far extended attributes are indexed, in instances by their ids, which may have gaps.
 

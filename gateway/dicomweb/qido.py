@@ -306,6 +306,8 @@ def _key(reading: _Reading, name: str, value: str) -> None:
         reading.warnings.append(warning)
     attribute = by_tag(path)
     if not value.strip("* "):
+        if attribute is not None and attribute.is_key:
+            Match.of(attribute, value)  # refuses one that is too long
         _return(reading, path)
         if attribute is not None and attribute.level <= reading.level:
             reading.universal.append(Match(attribute, MatchKind.UNIVERSAL))

@@ -38,11 +38,10 @@ from gateway.dimse.status import (
 from gateway.dimse.store_scu import Encoding, NoContextError, Originator, Sender, encoding_of, proposals
 from gateway.dimse.upper_layer import NOT_SPECIFIED, UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
-from gateway.transcoding import Conversion, Transcoder
-from storage.errors import BadQuery, CorruptObject, GatewayError, NotFound, Undecodable
+from gateway.transcoding import Transcoder, converter
+from storage.errors import BadQuery, CorruptObject, GatewayError, NotFound
 from storage.matching import MatchKind, Query
 from storage.model import Instance, JsonElement, Level, Scope
-from storage.stored import StoredDataSet
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +204,7 @@ class _Operation:
         self._request = request
         self._session = session
         self._service = service
+        self._convert = converter(service.transcoder, session)
         self._matches = matches
         self._remaining = matches.encodings.total()
         self._completed = self._failed = self._warned = 0
@@ -218,7 +218,10 @@ class _Operation:
         """Send everything over the association that asked for it (CG1)."""
         self._was_possible = True
         sender = Sender(
-            self._association, scp_roles=self._service.scp_roles, interject=self._interject, convert=self._converted
+            self._association,
+            scp_roles=self._service.scp_roles,
+            interject=self._interject,
+            convert=converter(self._service.transcoder, self._session),
         )
         for instance in self._selected(frozenset(self._matches.encodings)):
             self._heed_cancel()
@@ -248,7 +251,9 @@ class _Operation:
                 self._give_up(peer, error, pending)
                 return False
             self._was_possible = True
-            sender = Sender(found.association, originator=originator, convert=self._converted)
+            sender = Sender(
+                found.association, originator=originator, convert=converter(self._service.transcoder, self._session)
+            )
             for instance in pending:
                 self._heed_cancel()
                 try:
@@ -297,13 +302,6 @@ class _Operation:
             except GatewayError as error:
                 _note_unreadable(error)
                 raise _BrokenOffError from error
-
-    def _converted(self, stored: StoredDataSet, transfer_syntax_uid: str) -> Iterator[bytes]:
-        """The Data Set of an instance with its pixels in another encoding. Raises Undecodable."""
-        if self._service.transcoder is None:
-            raise Undecodable("Nothing that decodes pixels is there")
-        document = self._session.document(stored.instance.scope)
-        return Conversion(self._service.transcoder, stored, document, transfer_syntax_uid).data_set()
 
     # Telling
 

@@ -14,6 +14,7 @@ from gateway.dimse.command import RESPONSE, Element, Field
 from gateway.dimse.contexts import Context, Proposed, Service
 from gateway.dimse.upper_layer import Association, Request, ViolationError
 from gateway.pixels.codecs import can_decode
+from gateway.transcoding import Converter
 from storage.errors import Overloaded, TooLarge, Undecodable, UnsupportedTransferSyntax
 from storage.model import Instance
 from storage.stored import StoredDataSet
@@ -73,8 +74,7 @@ class Sender:
     """Sends instances over one association, one after the other.
 
     scp_roles: SOP Classes that the peer takes in this association; None for all that were accepted. interject: told
-    of a request that comes instead of a response. convert: gives the Data Set of an instance whose pixels have to be
-    decoded for a transfer syntax; raises Undecodable, TooLarge or Overloaded.
+    of a request that comes instead of a response. convert: for what has to be decoded.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Sender:
         scp_roles: frozenset[str] | None = None,
         originator: Originator | None = None,
         interject: Callable[[Request], None] | None = None,
-        convert: Callable[[StoredDataSet, str], Iterator[bytes]] | None = None,
+        convert: Converter | None = None,
     ) -> None:
         self._association = association
         self._contexts = _by_class(association.contexts, scp_roles)

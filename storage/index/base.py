@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Lined, Progress, Receipt, Scope
+from storage.model import Answer, Change, Document, Entry, Instance, Lined, Parcel, Progress, Receipt, Scope
+
+
+class Outbox(Protocol):
+    """What is still to be sent to peers, by route, whose name is any text. Thread-safe, for any number of processes."""
+
+    def place(self, route: str) -> int:
+        """The sequence of the change up to which a route has been followed; a new one begins at the end of the feed."""
+        ...
+
+    def advance(self, route: str, after: int, to: int, scopes: Sequence[Scope], due: int) -> bool:
+        """Put instances in and move the place of a route from ``after`` to ``to``, in one durable transaction.
+
+        due: seconds since 1970 from which on they may be sent. False, with nothing done, when the place is not
+        ``after`` any more: somebody else has been there.
+        """
+        ...
+
+    def take(self, route: str, now: int, until: int, limit: int) -> Sequence[Parcel]:
+        """Some of what is due, the longest due first; nobody is given it again before ``until``."""
+        ...
+
+    def settle(self, route: str, done: Sequence[str], later: Mapping[str, int]) -> None:
+        """Take out what was sent, by SOP Instance UID, and say when the others are due again."""
+        ...
+
+    def count(self, route: str) -> int:
+        """How many instances a route has still to send."""
+        ...
 
 
 class Index(Protocol):
@@ -15,6 +43,11 @@ class Index(Protocol):
     What ``add`` acknowledged is found by the very next ``search`` of any process (Q27); counts always equal the
     rows (Q28), because they change in the same transaction.
     """
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is still to be sent to peers."""
+        ...
 
     def add(self, entry: Entry) -> Receipt:
         """Insert the instance, its parents, its counts and one change, in one durable transaction; then return.

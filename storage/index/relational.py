@@ -20,6 +20,7 @@ from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
 from storage.index.extended import incomplete, places, refuse_incomplete, register
 from storage.index.fragments import lines_of, texts_of
+from storage.index.outbox import RelationalOutbox
 from storage.index.probes import Rank, outliers_of, probes_of
 from storage.index.reindex import read_chunk, write_chunk
 from storage.index.sql import (
@@ -68,12 +69,13 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    queue_capacity: stores that may wait for a commit.
+    outbox: see ``Index.outbox``. queue_capacity: stores that may wait for a commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
         self._engine = engine
         self._committer = Committer(engine, Batch, capacity=queue_capacity)
+        self.outbox = RelationalOutbox(engine, self._committer)
         try:
             self._register()
         except BaseException:

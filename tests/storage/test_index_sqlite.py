@@ -7,9 +7,10 @@ import contextlib
 from storage.index import open_index
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
+from tests.contracts.outbox import OutboxContract
 
 
-class TestSqliteIndex(IndexContract, ExtendedContract):
+class TestSqliteIndex(IndexContract, ExtendedContract, OutboxContract):
     @contextlib.contextmanager
     def open(self, folder):
         with contextlib.closing(open_index(folder / "index.sqlite")) as index:

@@ -766,6 +766,12 @@ def test_q21_what_is_asked_for_by_a_key_is_returned_empty_also_beside_all(search
     assert "00101010" not in match
 
 
+def test_q21_many_stars_are_too_long_a_value_as_any_text_is(searched):
+    assert searched.get(f"/studies?StudyID={'*' * 256}").status_code == 200
+    answer = searched.get(f"/studies?StudyID={'*' * 257}")
+    assert (answer.status_code, answer.json()["attribute"]) == (400, "StudyID")
+
+
 def test_q21_an_empty_value_of_what_cannot_be_returned_is_said(searched):
     answer = searched.get("/studies?PixelSpacing=&Modality=")
     assert len(answer.json()) == len(ALL)
