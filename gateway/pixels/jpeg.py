@@ -22,7 +22,7 @@ from storage.errors import Undecodable
 # Sizes are compared with the description, so Pillow's own limit must only not lie below ours.
 Image.MAX_IMAGE_PIXELS = MAXIMUM_FRAME_PIXELS
 
-_START, _END = b"\xff\xd8", b"\xff\xd9"
+_START, END = b"\xff\xd8", b"\xff\xd9"
 _SOF = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 SEQUENTIAL, LOSSLESS = frozenset({0xC0, 0xC1}), frozenset({0xC3})  # processes, by their start of frame
 _TABLES = frozenset({0xC4, 0xDA, 0xDB, 0xDD})  # and scan, and restart interval
@@ -91,7 +91,7 @@ class Stream:
         parts = [_START, adobe] if self.components == 3 else [_START]
         for segment, scan in self.segments:
             parts += [segment, _filled(scan, filler) if filler and segment[1] == _SOS else scan]
-        return b"".join([*parts, _END])
+        return b"".join([*parts, END])
 
 
 def _filled(scan: bytes, filler: bytes) -> bytes:

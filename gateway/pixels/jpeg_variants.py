@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from gateway.pixels.description import PixelDescription
-from gateway.pixels.jpeg import FILLER, LOSSLESS, Stream, decode_jpeg
+from gateway.pixels.jpeg import END, FILLER, LOSSLESS, Stream, decode_jpeg
 from gateway.pixels.native import Pixels
 from storage.errors import Undecodable
 
@@ -47,6 +47,8 @@ def decode_jpeg_ls(description: PixelDescription, frame: bytes) -> Pixels:
     """Stored values of a JPEG-LS frame; colour as it is stored. Raises Undecodable."""
     precision, *size = _header_ls(frame)
     _compare((*size, precision), description)
+    if END not in frame:  # CharLS looks for it for seconds
+        raise Undecodable("The frame is truncated")
     return _as_described(_decoded("jpegls_decode", frame, description), precision, description)
 
 

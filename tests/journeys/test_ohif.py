@@ -59,7 +59,7 @@ def test_the_study_list_has_every_study(ohif):
     ohif.page.get_by_text(f"1-{len(STUDIES)} of {len(STUDIES)}").wait_for(timeout=10_000)
 
 
-@pytest.mark.parametrize("folder", ["mr_head_mizuno", "cr_chest_nguyen", "mr_encodings"])
+@pytest.mark.parametrize("folder", ["mr_head_mizuno", "mr_encodings"])
 def test_a_grey_series_is_shown(ohif, folder):
     ohif.open(folder)
     shows(ohif, is_grey_image)
