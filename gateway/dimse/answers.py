@@ -27,6 +27,7 @@ from gateway.dimse.identifier import (
 from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
 
+_SHORT_VALUES = 65
 _KNOWN_ELEMENTS, _KNOWN_CHARACTERS = 128, 96  # lines that are kept of each key, and the longest: of a UID
 
 # What stands around the one value, or the values, in the line of an element of that VR; None where it is parsed.
@@ -145,7 +146,8 @@ class _Plain(_Parsed):
         self._start, self._end = len(self._opening), -len(self._closing)
         self._is_number, self._is_name, self._has_character_set = not opening, vr == "PN", vr in CHARACTER_SET_VRS
         self._header, self._length_bytes = header(tag, vr, is_explicit)
-        self._padding = padding(vr)
+        self._paddings = (b"", padding(vr))
+        self._headers = _headers(self._header, self._length_bytes)
 
     def encode(self, line: str, codecs: tuple[str, ...]) -> bytes:
         if not (line.startswith(self._opening) and line.endswith(self._closing)):
@@ -155,14 +157,27 @@ class _Plain(_Parsed):
             return super().encode(line, codecs)
         if '"' in value:
             value = value.replace('","', "\\")
-        if '"' in value or not (self._has_character_set or value.isascii()):
+            if '"' in value:
+                return super().encode(line, codecs)
+        if value.isascii():
+            raw = value.encode()
+        elif self._has_character_set:
+            raw = encode_text(value, codecs, is_name=self._is_name)
+        else:
             return super().encode(line, codecs)
-        raw = value.encode() if value.isascii() else encode_text(value, codecs, is_name=self._is_name)
-        if len(raw) & 1:
-            raw += self._padding
-        if len(raw) > LONGEST_SHORT_VALUE:
+        length = len(raw)
+        if length < _SHORT_VALUES:
+            return self._headers[length] + raw + self._paddings[length & 1]
+        if length > LONGEST_SHORT_VALUE:
             return super().encode(line, codecs)
-        return self._header + len(raw).to_bytes(self._length_bytes, "little") + raw
+        length += length & 1
+        return self._header + length.to_bytes(self._length_bytes, "little") + raw + self._paddings[len(raw) & 1]
+
+
+@lru_cache(maxsize=256)
+def _headers(ahead: bytes, length_bytes: int) -> tuple[bytes, ...]:
+    """All that stands before a short value, by its length; a value of odd length is padded."""
+    return tuple(ahead + (size + size % 2).to_bytes(length_bytes, "little") for size in range(_SHORT_VALUES))
 
 
 @lru_cache(maxsize=1024)

@@ -28,7 +28,7 @@ from gateway.dimse.upper_layer import UNEXPECTED_PDU, Association, Request, Viol
 from gateway.session import Session
 from storage.errors import TooLarge
 
-_PAGE_ANSWERS = 500
+_FIRST_PAGE_ANSWERS, _LARGEST_PAGE_ANSWERS = 500, 2000  # the first answer comes soon, many cost little
 _ANSWERS_TO_CANCEL = 20  # looking for a C-CANCEL is a system call
 
 
@@ -51,8 +51,9 @@ def find(association: Association, request: Request, session: Session, service: 
         return answers
     left = service.limits.query_answers_maximum
     query = answers.asked.query
+    size = _FIRST_PAGE_ANSWERS
     while True:
-        count = min(_PAGE_ANSWERS, left + 1)
+        count = min(size, left + 1)
         page = attempt(partial(session.search_lines, replace(query, limit=count), answers.tags), find_reply)
         if isinstance(page, Reply):
             return page
@@ -63,6 +64,7 @@ def find(association: Association, request: Request, session: Session, service: 
             return Reply(OUT_OF_RESOURCES, comment="There are more matches than may be returned")
         if len(page.lines) < count:
             return Reply(CANCELLED) if _is_cancelled(association, request) else Reply(SUCCESS)
+        size = min(2 * size, _LARGEST_PAGE_ANSWERS)
         left -= len(page.lines)
         query = replace(query, after=page.place)
 

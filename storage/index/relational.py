@@ -30,6 +30,7 @@ from storage.index.sql import (
     Lead,
     Plan,
     answers_of,
+    parents_statement,
     place_of,
     plan_of,
     scope_condition,
@@ -51,6 +52,7 @@ from storage.model import (
 )
 
 DOCUMENTS_AT_ONCE = 64
+_FEW_INSTANCES = 64
 _FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constants
 _SELECT_DOCUMENT = (
     f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
@@ -129,9 +131,24 @@ class RelationalIndex:
                 return []
             if lead is not None and lead.is_ordered:
                 return self._found_in_order(connection, query, plan, lead)
+            if lead is None and _is_of_large_series(query):
+                return self._found_in_series(connection, query, plan)
             outliers = _outliers(connection, query, dialect) if lead is None else ()
             statement = search_statement(query, plan, dialect, lead, outliers)
             return connection.execute(*statement).fetchall()
+
+    def _found_in_series(self, connection: Connection, query: Query, plan: Plan) -> list[Any]:
+        """The rows of instances of one series. What they inherit, a kilobyte, is read once and stands in the first."""
+        assert query.scope is not None
+        parents = connection.execute(*parents_statement(plan, query.scope)).fetchone()
+        if parents is None:
+            return []
+        statement = search_statement(query, plan, self._engine.dialect, selected=plan.selected_alone)
+        rows = connection.execute(*statement).fetchall()
+        if rows:
+            first, uids = rows[0], int(Level.INSTANCE)
+            rows[0] = (*first[:uids], *parents, *first[uids + len(parents) :])
+        return rows
 
     def _lead(self, connection: Connection, query: Query) -> Lead | None:
         """The rows that the first probe with few of them found; None where every key is common, or a path leads."""
@@ -250,6 +267,13 @@ class RelationalIndex:
     def _rows(self, text: str, parameters: Sequence[Any]) -> list[Any]:
         with self._engine.reading() as connection:
             return connection.execute(text, parameters).fetchall()
+
+
+def _is_of_large_series(query: Query) -> bool:
+    """Whether instances of one series are asked for, and more than a few of them."""
+    is_one = query.scope is not None and bool(query.scope.series_instance_uid)
+    is_many = query.limit is None or query.limit > _FEW_INSTANCES
+    return query.level is Level.INSTANCE and is_one and is_many
 
 
 def _outliers(connection: Connection, query: Query, dialect: Dialect) -> Sequence[int] | None:

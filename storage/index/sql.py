@@ -82,12 +82,15 @@ class Plan:
     """What the answers to a query hold: for each tag, ascending, the level it comes from and what stands for none.
 
     It depends on the shape of a query, not on its values. of_document: tags of the instance's whole metadata to
-    return, all of them, or none.
+    return, all of them, or none. selected: the columns of a row; selected_alone: those of an instance where
+    ``selected_of_parents`` were asked for apart, once for a whole series.
     """
 
     level: Level
     elements: tuple[tuple[str, Level, JsonElement | None], ...]
     selected: str
+    selected_alone: str
+    selected_of_parents: str
     of_document: frozenset[str] | Literal["all"] = frozenset()
 
 
@@ -158,7 +161,15 @@ def _plan(
     sources = {source for tag, source, _ in elements if tag not in _IDENTITY_TAGS}
     ordered = tuple(sorted(elements, key=lambda element: element[0]))
     of_document = _of_document(level, include)
-    return Plan(level, ordered, _selected(level, sources, of_document), of_document)
+    own, above = sources & {Level.INSTANCE}, sources - {Level.INSTANCE}
+    return Plan(
+        level,
+        ordered,
+        _selected(level, sources, of_document),
+        _selected(level, own, of_document),
+        ", ".join(_columns(Level.SERIES, above)),
+        of_document,
+    )
 
 
 def _of_document(level: Level, include: frozenset[str] | Literal["all"]) -> frozenset[str] | Literal["all"]:
@@ -179,13 +190,17 @@ def _selected(level: Level, sources: set[Level], of_document: frozenset[str] | L
     """The columns of a row: UIDs down to the level, then for each level its attributes, or NULL where none is used, and
     last what its place in the order depends on beside the UIDs.
     """
-    names = list(_UIDS[: max(level, Level.STUDY)])
-    for source, of_level in _COLUMNS_OF_LEVEL.items():
-        if source <= max(level, Level.STUDY):
-            names += of_level if source in sources else ["NULL"] * len(of_level)
+    depth = max(level, Level.STUDY)
+    names = [*_UIDS[:depth], *_columns(depth, sources)]
     if of_document:
         names.append("document.metadata")
-    return ", ".join((*names, *_PLACES[max(level, Level.STUDY)]))
+    return ", ".join((*names, *_PLACES[depth]))
+
+
+def _columns(depth: Level, sources: set[Level]) -> Iterator[str]:
+    for source, of_level in _COLUMNS_OF_LEVEL.items():
+        if source <= depth:
+            yield from of_level if source in sources else ["NULL"] * len(of_level)
 
 
 def answers_of(plan: Plan, rows: Iterable[Sequence[Any]]) -> Iterator[Answer]:
@@ -297,12 +312,18 @@ class DateRange:
 
 
 def search_statement(
-    query: Query, plan: Plan, dialect: Dialect, lead: Lead | None = None, outliers: Sequence[int] | None = ()
+    query: Query,
+    plan: Plan,
+    dialect: Dialect,
+    lead: Lead | None = None,
+    outliers: Sequence[int] | None = (),
+    *,
+    selected: str = "",
 ) -> Statement:
     """The statement that answers a query, from some rows on if ``lead`` names them.
 
     lead: rows to start at. outliers: studies with several dates that may match, wherever ``date_range`` ends; None
-    for too many to name.
+    for too many to name. selected: other columns than those of the plan.
     """
     level = max(query.level, Level.STUDY)
     within = date_range(query) if lead is None and outliers is not None and level is Level.STUDY else None
@@ -324,10 +345,16 @@ def search_statement(
     if plan.of_document:
         tables += f" {dialect.join} document ON document.instance = instance.id"
     text = (
-        f"SELECT {plan.selected} FROM {tables} WHERE {condition} "  # noqa: S608 - constants of this module
+        f"SELECT {selected or plan.selected} FROM {tables} WHERE {condition} "  # noqa: S608 - constants of this module
         f"ORDER BY {ORDERS[level]} LIMIT ? OFFSET ?"
     )
     return text, [*parameters, dialect.no_limit if query.limit is None else query.limit, query.offset]
+
+
+def parents_statement(plan: Plan, scope: Scope) -> Statement:
+    """What a row says of the series that ``scope`` names, and of its study: the columns behind its UIDs."""
+    condition, parameters = scope_condition(Scope(scope.study_instance_uid, scope.series_instance_uid))
+    return f"SELECT {plan.selected_of_parents} FROM {JOINS[Level.SERIES]} WHERE {condition}", parameters  # noqa: S608 - constants of this module
 
 
 def _first_table(query: Query, level: Level) -> str:
