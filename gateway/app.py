@@ -123,21 +123,30 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         indexing = threading.Thread(target=keep_complete, args=(archive.index_extended, stopping), name="indexing")
         if values.archive.extended_tags:
             indexing.start()
-        forwarder = Forwarder(routes, sessions(Actor("operator", "forwarding")), pool)
-        forwarding = threading.Thread(target=forwarder.run, args=(stopping,), name="forwarding")
-        if routes:
-            forwarding.start()
+        session = sessions(Actor("operator", "forwarding"))
+        forwarding = [
+            threading.Thread(
+                target=Forwarder(route, session, pool, others=[one for one in routes if one.peer == route.peer]).run,
+                args=(stopping,),
+                name="forwarding",
+                daemon=True,  # what waits for a peer is in the outbox, and outlives it
+            )
+            for route in routes
+        ]
+        for thread in forwarding:
+            thread.start()
         ready()
         while not stopping.wait(1.0):
             metrics.note_process("dimse")
-            if not serving.is_alive():
-                raise RuntimeError("The DIMSE server has stopped by itself")
+            if not all(thread.is_alive() for thread in (serving, *forwarding)):
+                stopping.set()
+                raise RuntimeError("A thread of the DIMSE process has stopped by itself")
         server.stop(values.dimse.drain_seconds)
         serving.join(_STOP_SECONDS)
         if values.archive.extended_tags:
             indexing.join(_STOP_SECONDS)
-        if routes:
-            forwarding.join(_STOP_SECONDS)
+        for thread in forwarding:
+            thread.join(_STOP_SECONDS)
 
 
 def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -317,9 +326,13 @@ def _sweep(data: Path) -> int:
 
 
 def _bring_up_to_date(values: Settings) -> None:
-    """Migrate the index, however long that takes, before the processes start that have to be ready in time."""
-    with open_archive(values):
-        pass
+    """Migrate the index, however long that takes, before the processes start that have to be ready in time.
+
+    New routes begin here, before anything can come in.
+    """
+    with open_archive(values) as archive:
+        for name in values.dimse.forward:
+            archive.outbox.place(name)
 
 
 def _figures_folder(data: Path) -> Path:

@@ -23,7 +23,7 @@ from storage.attributes import by_tag
 from storage.dictionary import tag_path
 from storage.errors import BadQuery
 from storage.extended import read_extended
-from storage.matching import Match
+from storage.matching import MAXIMUM_MATCHES, Match
 
 PREFIX = "GATEWAY_"
 _TEST_PREFIX = "GATEWAY_TEST_"  # belongs to the test suite
@@ -393,6 +393,8 @@ def _read_route(entry: str) -> tuple[str, tuple[Match, ...]]:
             matches.append(Match.of(attribute, value))
         except BadQuery as error:
             raise ValueError(f"has a key that cannot be matched, {condition!r}: {error.reason}") from None
+    if len(matches) >= MAXIMUM_MATCHES:
+        raise ValueError("has too many keys")
     return title, tuple(matches)
 
 

@@ -4,9 +4,10 @@ written anew as it stands. Nothing is held but one frame, however many there are
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import orjson
@@ -18,7 +19,7 @@ from gateway.pixels.protocol import Transcoded
 from gateway.pixels.summary import Summary
 from gateway.session import Session
 from storage.dicomjson import unpack_metadata
-from storage.errors import TooLarge, Undecodable
+from storage.errors import Overloaded, TooLarge, Undecodable
 from storage.frames import FrameTable
 from storage.model import Document
 from storage.reencoding import Pixels
@@ -29,6 +30,10 @@ from storage.values import binary_word_bytes, little_endian
 PIXEL_DATA = "7FE00010"
 MAXIMUM_FRAME_BYTES = 512 << 20
 _LONGEST_PIXEL_DATA = 0xFFFFFFFE
+_NESTED = "/" + PIXEL_DATA
+# Frames that threads of one process wait for at once: half of those that answer HTTP, so that the others can go on.
+_AT_ONCE = threading.BoundedSemaphore(16)
+_WAIT_SECONDS = 20.0
 _BITS_ALLOCATED, _SAMPLES_PER_PIXEL = "00280100", "00280002"
 
 
@@ -112,10 +117,20 @@ class Conversion:
     stored: StoredDataSet
     document: Document
     target_uid: str
-    table: FrameTable = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "table", FrameTable(self.document.frame_table))
+        one, other = self.stored.instance, self.document.instance
+        if (one.digest, one.transfer_syntax_uid) != (other.digest, other.transfer_syntax_uid):
+            raise Undecodable("The instance has been replaced meanwhile")
+
+    @cached_property
+    def table(self) -> FrameTable:
+        """Where the frames are."""
+        return FrameTable(self.document.frame_table)
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return summary_of(self.transcoder, self.document)
 
     @property
     def _encoding_uid(self) -> str:
@@ -132,13 +147,18 @@ class Conversion:
         if frame_bytes(self.table, number) > MAXIMUM_FRAME_BYTES:
             raise TooLarge("The frame is larger than the limit")
         syntax = transfer_syntax(instance.transfer_syntax_uid)
-        made = self.transcoder.transcode(
-            summary_of(self.transcoder, self.document).of_frame(number),
-            syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN,
-            number,
-            native_frame(self.stored, self.document, self.table, number),
-            self._encoding_uid,
-        )
+        if not _AT_ONCE.acquire(timeout=_WAIT_SECONDS):
+            raise Overloaded("Too many frames are transcoded at once")
+        try:
+            made = self.transcoder.transcode(
+                self._summary.of_frame(number),
+                syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN,
+                number,
+                native_frame(self.stored, self.document, self.table, number),
+                self._encoding_uid,
+            )
+        finally:
+            _AT_ONCE.release()
         packed = made.packed()
         self.transcoder.pictures.put(key, packed, len(packed))
         return made
@@ -148,34 +168,42 @@ class Conversion:
         count = self.table.number_of_frames
         if not count:
             raise Undecodable("The frames of the Pixel Data cannot be told apart")
+        if self.stored.transfer_syntax.is_encapsulated and any(path.endswith(_NESTED) for path in self.document.bulk):
+            raise Undecodable("There are pixels within a sequence, which would have to be decoded, too")
+        if self.stored.transfer_syntax.is_deflated and count > 1:
+            raise Undecodable("Frames of a deflated Data Set are not to be had one by one")
         first = self.frame(1)
         is_native = not transfer_syntax(self._encoding_uid).is_encapsulated
         if is_native and len(first.frame) * count > _LONGEST_PIXEL_DATA:
             raise Undecodable("The Pixel Data would be too long without compression")
         return Pixels(
-            frames=chain((first.frame,), self._others(first, count, is_native=is_native)),
+            frames=self._frames(first, count, is_native=is_native),
             number_of_frames=count,
             frame_bytes=len(first.frame) if is_native else 0,
             vr="OW" if self._described(_BITS_ALLOCATED) > 8 else "OB",
             elements=self._elements(first),
         )
 
-    def _others(self, first: Transcoded, count: int, *, is_native: bool) -> Iterator[bytes]:
+    def _frames(self, first: Transcoded, count: int, *, is_native: bool) -> Iterator[bytes]:
+        """One after the other; the first one, which is there, is not held any longer than it takes to send it."""
+        length, meaning = len(first.frame), first.photometric_interpretation
+        yield first.frame
+        del first
         for number in range(2, count + 1):
             made = self.frame(number)
-            if is_native and len(made.frame) != len(first.frame):
+            if is_native and len(made.frame) != length:
                 raise Undecodable("The frames are not of one size")
-            if made.photometric_interpretation != first.photometric_interpretation:
+            if made.photometric_interpretation != meaning:
                 raise Undecodable("The frames do not agree on what their colours mean")
             yield made.frame
 
     def _described(self, tag: str) -> int:
-        values = self._common.get(tag, {}).get("Value") or [1]
-        return int(values[0])
+        values = self._common.get(tag, {}).get("Value") or [None]
+        return 1 if values[0] is None else int(values[0])
 
-    @property
-    def _common(self) -> dict[str, dict[str, list[int]]]:
-        found: dict[str, dict[str, list[int]]] = orjson.loads(summary_of(self.transcoder, self.document).common)
+    @cached_property
+    def _common(self) -> dict[str, dict[str, list[int | None]]]:
+        found: dict[str, dict[str, list[int | None]]] = orjson.loads(self._summary.common)
         return found
 
     def _elements(self, first: Transcoded) -> dict[int, tuple[str, bytes]]:

@@ -195,6 +195,10 @@ class _Place(NamedTuple):
     is_implicit: bool
 
 
+BLANK_VRS = (b"  ", b"??", b"\0\0", b"--")
+"""What some writers put where the VR of an element belongs; its length has the short form."""
+
+
 def looks_implicit(begin: bytes, transfer_syntax: TransferSyntax, size_bytes: int) -> bool:
     """Whether a Data Set that was announced with explicit VRs has none: some writers mislabel it (D11).
 
@@ -350,7 +354,7 @@ class _Walk:
         if vr.isalpha() and vr.isupper():
             self.warnings.append("There is an element of unknown VR")
             return long(self.buffer, value_at)[0], value_at + 4
-        if vr in (b"  ", b"??", b"\0\0", b"--"):
+        if vr in BLANK_VRS:
             self.warnings.append("There is an element without VR")
             return length, value_at
         raise NotDicom("An element has no Value Representation")

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from storage.dataset import is_signed_value, looks_implicit, unambiguous_vr
+from storage.dataset import BLANK_VRS, is_signed_value, looks_implicit, unambiguous_vr
 from storage.dictionary import dictionary_vr
 from storage.errors import CorruptObject
 from storage.uids import TransferSyntax
@@ -31,6 +31,7 @@ _SEQUENCE_ENDS = _ITEM.pack(0xFFFE, 0xE0DD, 0)
 _PIXEL_REPRESENTATION = 0x00280103
 _PIXELS = range(0x7FE00001, 0x7FE10000)
 _PIXEL_DATA = 0x7FE00010
+_TRAILING = 0xFFFA0000  # signatures of the bytes that were, and padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ def little_endian_data_set(
     """The Data Set of ``size_bytes`` that ``read`` gives ranges of, in pieces, with explicit VRs or without.
 
     It was walked at ingest, so its depth is bounded; should its bytes have changed since, CorruptObject is raised.
-    ``read`` is asked for ranges that never go back. pixels: instead of its own, whose encapsulation is not looked at;
-    nothing follows them, for signatures and padding are those of the other bytes.
+    ``read`` is asked for ranges that never go back. pixels: instead of its own; signatures
+    and padding behind them are left out, for they are those of the other bytes.
     """
     encoder = _Encoder(read, size_bytes, syntax, to_implicit=to_implicit)
     is_implicit = syntax.is_implicit_vr or looks_implicit(read(0, min(8, size_bytes)), syntax, size_bytes)
@@ -89,25 +90,44 @@ class _Encoder:
         return self._window[offset : offset + length]
 
     def elements_with(self, pixels: Pixels, *, is_implicit: bool) -> Iterator[bytes]:
-        """The elements of the top level with those of ``pixels`` in their places, then the pixels themselves."""
+        """The elements of the top level with those of ``pixels``, and the pixels themselves, in their places."""
         waiting = dict(sorted(pixels.elements.items()))
-        at = 0
-        while at < self._size_bytes and (tag := self._tag(at, is_implicit=is_implicit)) not in _PIXELS:
+        at, is_sent = 0, False
+        while at + 8 <= self._size_bytes:
+            tag = self._tag(at, is_implicit=is_implicit)
+            if tag >= _TRAILING:
+                break
             for early in [early for early in waiting if early < tag]:
                 yield from self._given(early, *waiting.pop(early))
-            element = self.elements(at, self._size_bytes, is_implicit=is_implicit, most=1)
-            if tag in waiting:
-                for _ in element:
-                    pass
-                yield from self._given(tag, *waiting.pop(tag))
+            if tag > _PIXELS[-1] and not is_sent:
+                yield from self._pixels(pixels)
+                is_sent = True
+            if tag in _PIXELS or tag in waiting:
+                self.at = self._behind(at, is_implicit=is_implicit)
             else:
-                yield from element
+                yield from self.elements(at, self._size_bytes, is_implicit=is_implicit, most=1)
+            if tag in waiting:
+                yield from self._given(tag, *waiting.pop(tag))
             if self.at <= at:
                 break
             at = self.at
         for tag, (vr, value) in waiting.items():
             yield from self._given(tag, vr, value)
-        yield from self._pixels(pixels)
+        if not is_sent:
+            yield from self._pixels(pixels)
+
+    def _behind(self, at: int, *, is_implicit: bool) -> int:
+        """The place behind an element, which may be encapsulated Pixel Data."""
+        _, _, length, at = self._header(at, is_implicit=is_implicit)
+        if length != _UNDEFINED:
+            return min(at + length, self._size_bytes)
+        while at + 8 <= self._size_bytes:
+            group, element, size = _ITEM.unpack(self._peek(at, 8))
+            at += 8
+            if (group, element) != (0xFFFE, 0xE000):
+                break
+            at += size
+        return at
 
     def _tag(self, at: int, *, is_implicit: bool) -> int:
         order = "<" if self._syntax.is_little_endian or is_implicit else ">"
@@ -131,26 +151,35 @@ class _Encoder:
             yield _ITEM.pack(0xFFFE, 0xE000, len(frame) + padding) + frame + bytes(padding)
         yield _SEQUENCE_ENDS
 
+    def _header(self, at: int, *, is_implicit: bool) -> tuple[int, str, int, int]:
+        """Tag, VR, length and place of the value of an element; what has no VR is UN. PS3.5 §7.1.2"""
+        order = "<" if self._syntax.is_little_endian or is_implicit else ">"
+        head = self._peek(at, min(12, self._size_bytes - at))
+        group, element, vr_bytes, length = struct.unpack_from(f"{order}HH2sH", head)
+        tag = group << 16 | element
+        if is_implicit or group == 0xFFFE:
+            (length,) = struct.unpack_from(f"{order}I", head, 4)
+            return tag, unambiguous_vr(dictionary_vr(tag), tag, is_signed=self._is_signed), length, at + 8
+        vr = vr_bytes.decode("latin-1")
+        if vr not in KNOWN_VRS and vr_bytes in BLANK_VRS:
+            return tag, "UN", length, at + 8
+        if vr in _LONG_VRS or vr not in KNOWN_VRS:
+            (length,) = struct.unpack_from(f"{order}I", head, 8)
+            return tag, vr if vr in KNOWN_VRS else "UN", length, at + 12
+        return tag, vr, length, at + 8
+
     def elements(self, at: int, end: int, *, is_implicit: bool, most: int = _UNDEFINED) -> Iterator[bytes]:
         """At most so many elements from ``at`` to ``end`` or an item delimiter; where it stopped is ``self.at``."""
         order = "<" if self._syntax.is_little_endian or is_implicit else ">"
         while at + 8 <= end and most:
             most -= 1
-            head = self._peek(at, min(12, self._size_bytes - at))
-            group, element, vr_bytes, length = struct.unpack_from(f"{order}HH2sH", head)
-            tag = group << 16 | element
+            tag, vr, length, value_at = self._header(at, is_implicit=is_implicit)
             at += 8
-            if group == 0xFFFE:
+            if tag >> 16 == 0xFFFE:
                 break
-            if is_implicit:
-                (length,) = struct.unpack_from(f"{order}I", head, 4)
-                vr = unambiguous_vr(dictionary_vr(tag), tag, is_signed=self._is_signed)
-            else:
-                vr = vr_bytes.decode("latin-1")
-                if vr in _LONG_VRS or vr not in KNOWN_VRS:
-                    (length,) = struct.unpack_from(f"{order}I", head, 8)
-                    vr = vr if vr in KNOWN_VRS else "UN"
-                    at += 4
+            at = value_at
+            if length == _UNDEFINED and vr in ("OB", "OW"):
+                raise CorruptObject("There are compressed pixels where none can be turned into others")
             if vr == "SQ" or length == _UNDEFINED:
                 yield self._head(tag, "SQ", _UNDEFINED)
                 inner_end = end if length == _UNDEFINED else at + length
@@ -158,7 +187,7 @@ class _Encoder:
                 at = self.at if length == _UNDEFINED else inner_end
                 continue
             stop = min(at + length, end)
-            if element:
+            if tag & 0xFFFF:
                 yield from self._element(tag, vr, at, stop, is_swapped=order == ">")
             at = stop
         self.at = at

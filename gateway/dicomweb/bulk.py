@@ -99,7 +99,7 @@ async def bulk_data(request: Request) -> Response:
     if path == PIXEL_DATA and syntax.is_encapsulated:
         return _encapsulated_bulk(request, session, document, url)
     chosen = negotiated(request, bulk_offers())
-    etag = f'"{instance.digest[:32]}-b{path.replace("/", "-")}"'
+    etag = f'"{instance.digest[:32]}-b{path.replace("/", "-")}-{chosen.is_multipart:d}"'
     if is_unchanged(request, etag):
         return not_modified(etag)
     headers = {**PRIVATE, **NO_SNIFF, **_PASSIVE, "ETag": etag, "Content-Location": url}

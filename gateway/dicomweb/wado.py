@@ -313,7 +313,7 @@ def _frames(request: Request) -> Response:
         frame_of = frame_reader(request, stored, document, table, chosen)
         try:
             first = frame_of(numbers[0])
-        except Undecodable as error:
+        except (Undecodable, TooLarge) as error:
             if chosen.is_stored:
                 raise
             offers = frame_offers(instance.transfer_syntax_uid, is_single=is_single, converted=())

@@ -2,18 +2,18 @@
 
 What is to be sent is kept in the outbox of the index, so that it outlives the gateway, and any number of gateways may
 share the work: an instance is with one of them at a time. A peer that is away is asked again after ten seconds, then
-after twice as long, up to an hour, for ever; nothing is dropped but what is no longer in the archive.
+after twice as long, up to an hour, for ever, and so is one that refuses an instance for that; nothing is dropped but
+what is no longer in the archive.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gateway import metrics
 from gateway.dimse.connection import ConnectionEndedError
@@ -24,9 +24,10 @@ from gateway.dimse.store_scu import NoContextError, Sender, encoding_of, proposa
 from gateway.session import Session
 from gateway.transcoding import Transcoder, converter
 from storage.attributes import ATTRIBUTES
-from storage.errors import GatewayError, NotFound
+from storage.errors import CorruptObject, GatewayError, NotFound
 from storage.matching import Match, Query
 from storage.model import Instance, Level, Parcel, Scope
+from storage.stored import StoredDataSet
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ _LOOK_SECONDS = 1.0
 _AFTER_FAILURE_SECONDS = 10.0
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 10, 3600
 _HELD_SECONDS = 900
-_PEER_SECONDS = 60.0
+_SETTLED_AT_ONCE = 20
+_LIMITS = replace(limits_within(60.0), associate_seconds=10.0)
 _WARNINGS = range(0xB000, 0xC000)
 _STORED = "stored"
 _INSTANCE_UID = next(one for one in ATTRIBUTES if one.keyword == "SOPInstanceUID")
@@ -51,122 +53,160 @@ class Route:
     matches: tuple[Match, ...]
 
 
-@dataclass
 class Forwarder:
-    """Follows routes. session: what it reads by. transcoder: for peers that do not take what is stored.
+    """Follows one route, in a thread of its own, so that no peer keeps another one waiting.
 
-    clock: seconds since 1970; of the machine, as outboxes are shared between processes.
+    others: all routes to the same peer, which its gauge adds up. session: what it reads by. transcoder: for peers that
+    do not take what is stored. clock: seconds since 1970; of the machine, as outboxes are shared between processes.
     """
 
-    routes: Sequence[Route]
-    session: Session
-    transcoder: Transcoder | None = None
-    clock: Callable[[], float] = time.time
+    def __init__(
+        self,
+        route: Route,
+        session: Session,
+        transcoder: Transcoder | None = None,
+        *,
+        others: Sequence[Route] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.route = route
+        self._session = session
+        self._transcoder = transcoder
+        self._others = others or (route,)
+        self._clock = clock
+        self._losses = 0
+        self._not_before = 0.0
 
     def run(self, stopping: threading.Event) -> None:
-        """Look for what is new, and send what is due, until ``stopping``."""
+        """Look for what is new, and send what is due, until ``stopping``. Whatever fails is tried again."""
         pause = 0.0
         while not stopping.wait(pause):
-            pause = _LOOK_SECONDS
-            for route in self.routes:
-                try:
-                    has_more = self.follow(route)
-                    has_more |= self.send(route, stopping)
-                except GatewayError as error:
-                    logger.warning("forward.failed", exc_info=error)
-                    pause = _AFTER_FAILURE_SECONDS
-                else:
-                    pause = 0.0 if has_more else pause
+            try:
+                has_more = self.follow() or self.send(stopping)
+                pause = 0.0 if has_more else _LOOK_SECONDS
+            except Exception:  # the thread is to live, whatever a peer or an object does to it
+                logger.exception("forward.failed")
+                pause = _AFTER_FAILURE_SECONDS
 
-    def follow(self, route: Route) -> bool:
+    def follow(self) -> bool:
         """Put what is new and matches into the outbox; whether there may be more."""
-        outbox = self.session.outbox
-        place = outbox.place(route.name)
-        changes = self.session.changes(place, AT_ONCE)
+        outbox, name = self._session.outbox, self.route.name
+        place = outbox.place(name)
+        changes = self._session.changes(place, AT_ONCE)
         if not changes:
             return False
         new = [change.scope for change in changes if change.kind == _STORED and change.scope.sop_instance_uid]
-        found = self._matching(route, new)
-        outbox.advance(route.name, place, changes[-1].sequence, found, int(self.clock()))
-        metrics.FORWARD_WAITING.labels(route.peer.called_ae).set(outbox.count(route.name))
+        outbox.advance(name, place, changes[-1].sequence, self._matching(new), int(self._clock()))
+        self._tell()
         return True
 
-    def _matching(self, route: Route, scopes: Sequence[Scope]) -> Sequence[Scope]:
-        if not scopes or not route.matches:
+    def _matching(self, scopes: Sequence[Scope]) -> Sequence[Scope]:
+        if not scopes or not self.route.matches:
             return scopes
         uids = Match.of(_INSTANCE_UID, "\\".join(scope.sop_instance_uid for scope in scopes))
-        query = Query(Level.INSTANCE, (uids, *route.matches), limit=len(scopes))
-        return [answer.scope for answer in self.session.search(query)]
+        query = Query(Level.INSTANCE, (uids, *self.route.matches), limit=len(scopes))
+        return [answer.scope for answer in self._session.search(query)]
 
-    def send(self, route: Route, stopping: threading.Event) -> bool:
-        """Send some of what is due; whether there may be more."""
-        outbox = self.session.outbox
-        now = int(self.clock())
-        parcels = outbox.take(route.name, now, now + _HELD_SECONDS, AT_ONCE)
+    def send(self, stopping: threading.Event) -> bool:
+        """Send some of what is due; whether there may be more. A peer that was lost is left alone for a while."""
+        now = self._clock()
+        if stopping.is_set() or now < self._not_before:
+            return False
+        parcels = self._session.outbox.take(self.route.name, int(now), int(now) + _HELD_SECONDS, AT_ONCE)
         if not parcels:
             return False
-        attempts = {parcel.scope.sop_instance_uid: parcel.attempts for parcel in parcels}
-        instances = self._present(parcels)
-        done = attempts.keys() - {instance.sop_instance_uid for instance in instances}
+        batch = _Batch({parcel.scope.sop_instance_uid: parcel.attempts for parcel in parcels})
         try:
-            self._send_all(route, instances, done, stopping)
+            instances = self._present(parcels, batch)
+            self._send_all(instances, batch, stopping)
         finally:
-            now = int(self.clock())
-            later = {uid: now + _pause(tried) for uid, tried in attempts.items() if uid not in done}
-            outbox.settle(route.name, sorted(done), later)
-            metrics.FORWARD_WAITING.labels(route.peer.called_ae).set(outbox.count(route.name))
-            metrics.FORWARD_INSTANCES.labels(route.peer.called_ae, "sent").inc(len(done))
-            metrics.FORWARD_INSTANCES.labels(route.peer.called_ae, "put off").inc(len(later))
-        return not later and not stopping.is_set()
+            self._settle(batch, is_over=True)
+        return not batch.later and not stopping.is_set()
 
-    def _present(self, parcels: Sequence[Parcel]) -> Sequence[Instance]:
-        """The instances that are still there."""
+    def _settle(self, batch: _Batch, *, is_over: bool = False) -> None:
+        """Write down what came of it: some of it from time to time, so that a kill repeats little."""
+        if not is_over and len(batch.done) < _SETTLED_AT_ONCE:
+            return
+        if is_over:
+            now = int(self._clock())
+            waiting = batch.attempts.keys() - batch.done - batch.settled
+            batch.later = {uid: now + _pause(batch.attempts[uid]) for uid in waiting}
+        self._session.outbox.settle(self.route.name, sorted(batch.done), batch.later)
+        batch.settled |= batch.done
+        batch.done.clear()
+        self._tell()
+        metrics.FORWARD_INSTANCES.labels(self.route.peer.called_ae, "put off").inc(len(batch.later))
+
+    def _tell(self) -> None:
+        waiting = sum(self._session.outbox.count(route.name) for route in self._others)
+        metrics.FORWARD_WAITING.labels(self.route.peer.called_ae).set(waiting)
+
+    def _present(self, parcels: Sequence[Parcel], batch: _Batch) -> Sequence[Instance]:
+        """The instances that are still there; the others are done with."""
         found: list[Instance] = []
         for parcel in parcels:
-            with contextlib.suppress(NotFound):
-                found += self.session.instances(parcel.scope)
+            try:
+                found += self._session.instances(parcel.scope)
+            except NotFound:
+                batch.done.add(parcel.scope.sop_instance_uid)
+                metrics.FORWARD_INSTANCES.labels(self.route.peer.called_ae, "gone").inc()
         return found
 
-    def _send_all(self, route: Route, instances: Sequence[Instance], done: set[str], stopping: threading.Event) -> None:
-        """Send them over as many associations as that takes; ``done`` gets the UIDs of what the peer has taken."""
+    def _send_all(self, instances: Sequence[Instance], batch: _Batch, stopping: threading.Event) -> None:
+        """Send them over as many associations as that takes.
+
+        An instance at which the association broke is put off alone, and the others go over another one; a peer that
+        is lost twice without having taken anything in between is left alone, longer each time.
+        """
         for encodings, contexts in proposals(Counter(map(encoding_of, instances))):
             pending = iter([instance for instance in instances if encoding_of(instance) in encodings])
-            try:
-                while self._send_over_one(route, contexts, pending, done, stopping):
-                    logger.warning("forward.associates_again", extra={"address": route.peer.host})
-            except (OSError, RejectedError, ConnectionEndedError) as error:
-                reason = error.reason if isinstance(error, RejectedError | ConnectionEndedError) else "not reachable"
-                logger.warning("forward.peer_lost", extra={"reason": reason, "address": route.peer.host})
-                return
+            has_more, is_lost = True, False
+            while has_more and not stopping.is_set():
+                before = len(batch.done) + len(batch.settled)
+                try:
+                    has_more = self._send_over_one(contexts, pending, batch, stopping)
+                except (OSError, UnicodeError, RejectedError, ConnectionEndedError) as error:
+                    reason = getattr(error, "reason", "not reachable")
+                    logger.warning("forward.peer_lost", extra={"reason": reason, "address": self.route.peer.host})
+                    was_idle = len(batch.done) + len(batch.settled) == before
+                    if was_idle and (is_lost or not isinstance(error, ConnectionEndedError)):
+                        self._losses += 1
+                        self._not_before = self._clock() + _pause(self._losses - 1)
+                        return
+                    is_lost = was_idle
+                else:
+                    self._losses = 0
 
     def _send_over_one(
-        self,
-        route: Route,
-        contexts: Sequence[Proposed],
-        pending: Iterator[Instance],
-        done: set[str],
-        stopping: threading.Event,
+        self, contexts: Sequence[Proposed], pending: Iterator[Instance], batch: _Batch, stopping: threading.Event
     ) -> bool:
         """Send what is pending over one association; whether another one is needed, as one could not be read."""
-        with requested(route.peer, contexts, limits_within(_PEER_SECONDS)) as found:
-            sender = Sender(found.association, convert=converter(self.transcoder, self.session))
+        with requested(self.route.peer, contexts, _LIMITS) as found:
+            sender = Sender(found.association, convert=converter(self._transcoder, self._session))
             for instance in pending:
                 if stopping.is_set():
                     return False
                 try:
-                    is_taken = self._is_taken(sender, instance)
-                except GatewayError:  # in the middle of a message, which nothing can follow
-                    logger.exception("forward.unreadable")
+                    stored = self._session.open(instance)
+                except GatewayError as error:
+                    _note_unreadable(error)
+                    continue
+                try:
+                    with stored:
+                        is_taken = self._is_taken(sender, stored)
+                except GatewayError as error:  # in the middle of a message, which nothing can follow
+                    _note_unreadable(error)
                     found.abort()
                     return True
                 if is_taken:
-                    done.add(instance.sop_instance_uid)
+                    batch.done.add(instance.sop_instance_uid)
+                    metrics.FORWARD_INSTANCES.labels(self.route.peer.called_ae, "sent").inc()
+                    self._settle(batch)
         return False
 
-    def _is_taken(self, sender: Sender, instance: Instance) -> bool:
+    def _is_taken(self, sender: Sender, stored: StoredDataSet) -> bool:
         try:
-            with self.session.open(instance) as stored:
-                status = sender.send(stored)
+            status = sender.send(stored)
         except NoContextError:
             logger.warning("forward.refused", extra={"reason": "the peer takes no such instance"})
             return False
@@ -174,6 +214,24 @@ class Forwarder:
             return True
         logger.warning("forward.refused", extra={"status": status})
         return False
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is being sent. attempts: so far, by SOP Instance UID. done: taken by the peer, or gone; settled: of those
+    what is written down; later: when the others are due.
+    """
+
+    attempts: Mapping[str, int]
+    done: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+    later: Mapping[str, int] = field(default_factory=dict)
+
+
+def _note_unreadable(error: GatewayError) -> None:
+    logger.error("forward.unreadable", exc_info=error)
+    if isinstance(error, CorruptObject):
+        metrics.INTEGRITY_FAILURES.labels("dimse").inc()
 
 
 def _pause(attempts: int) -> int:

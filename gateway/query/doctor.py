@@ -40,6 +40,12 @@ class Finding:
     is_skipped: bool = False
 
 
+def _place(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of a URL, as far as a browser tells them apart. Raises ValueError."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 class _Trouble(Exception):  # noqa: N818 - a word for what was found
     """What is wrong with an answer."""
 
@@ -70,6 +76,8 @@ class Doctor:
                 yield Finding(name, is_skipped=True)
             except (_Trouble, QueryError) as error:
                 yield Finding(name, str(error))
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+                yield Finding(name, "is JSON that cannot be understood")
             else:
                 yield Finding(name)
 
@@ -80,8 +88,8 @@ class Doctor:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         if path.startswith("http"):
             parts = urlsplit(path)
-            if parts.netloc != urlsplit(self.server.name).netloc and parts.hostname != self.server.host:
-                raise _Trouble(f"a link leads to another host, {quoted(parts.netloc)}: set the public URL")
+            if _place(path) != _place(self.server.name):
+                raise _Trouble(f"a link leads to {quoted(parts.netloc)}, not the address asked: set the public URL")
             target = parts.path + (f"?{parts.query}" if parts.query else "")
         else:
             target = self.server.path + path
@@ -155,7 +163,7 @@ class Doctor:
     def says_where_to_retrieve(self) -> None:
         """Retrieve URLs that the viewer can follow through the same address."""
         url = self._of(self.study, _RETRIEVE_URL)
-        if urlsplit(url).netloc != urlsplit(self.server.name).netloc:
+        if _place(url) != _place(self.server.name):
             raise _Trouble(
                 f"Retrieve URL names {quoted(urlsplit(url).netloc)}, not the address asked: set the public URL"
             )

@@ -270,8 +270,8 @@ class RelationalIndex:
 
 
 def _is_of_large_series(query: Query) -> bool:
-    """Whether instances of one series are asked for, and more than a few of them."""
-    is_one = query.scope is not None and bool(query.scope.series_instance_uid)
+    """Whether instances of one series of one study are asked for, and more than a few of them."""
+    is_one = query.scope is not None and bool(query.scope.study_instance_uid and query.scope.series_instance_uid)
     is_many = query.limit is None or query.limit > _FEW_INSTANCES
     return query.level is Level.INSTANCE and is_one and is_many
 

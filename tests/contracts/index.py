@@ -482,6 +482,18 @@ class IndexContract:
         assert [answer.scope.study_instance_uid for answer in answers] == [uid(1), uid(2)]
         assert_counts_equal_rows(index)
 
+    def test_instances_of_equal_series_of_two_studies_say_each_its_own_study(self, index):
+        """Also where what a series' instances inherit is read once, as it is when many are asked for."""
+        index.add(entry(1, 7, 1, PatientID="P1", Modality="CT"))
+        index.add(entry(2, 7, 2, PatientID="P2", Modality="MR"))
+        asked = query(Level.INSTANCE, scope=Scope("", uid(7, "2")), include=frozenset({"00100020", "00080060"}))
+        answers = index.search(asked)
+        said = {
+            answer.scope.study_instance_uid: (value(answer, "00100020"), value(answer, "00080060"))
+            for answer in answers
+        }
+        assert said == {uid(1): ("P1", "CT"), uid(2): ("P2", "MR")}
+
     def test_an_entry_that_cannot_be_written_fails_alone(self, index):
         kept = {Level.STUDY: {"00081030": {"vr": "LO", "Value": [object()]}}}
         broken = replace(entry(instance=2), attributes=kept)

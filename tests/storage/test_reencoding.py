@@ -16,8 +16,9 @@ from storage.dataset import read_data_set
 from storage.dictionary import dictionary_vr
 from storage.errors import GatewayError
 from storage.filemeta import Announcement, canonical_header, read_file_meta
-from storage.reencoding import little_endian_data_set
+from storage.reencoding import Pixels, little_endian_data_set
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+from tests import synthetic
 from tests.storage.test_dataset import readable_files
 
 SAMPLES = Path(__file__).parents[2] / "sample_dicom"
@@ -33,9 +34,9 @@ def native_files():
     return found
 
 
-def reencoded(raw, syntax, *, to_implicit=False):
+def reencoded(raw, syntax, *, to_implicit=False, pixels=None):
     read = lambda start, end: raw[start:end]  # noqa: E731 - as short as it gets
-    return b"".join(little_endian_data_set(read, len(raw), syntax, to_implicit=to_implicit))
+    return b"".join(little_endian_data_set(read, len(raw), syntax, to_implicit=to_implicit, pixels=pixels))
 
 
 def without_places(json):
@@ -96,3 +97,25 @@ def test_big_endian_words_turn_as_dcmtk_turns_them(path, start, syntax, tmp_path
     again = reencoded(path.read_bytes()[start:], syntax)
     place = read_data_set(again, 0, transfer_syntax(EXPLICIT_VR_LITTLE_ENDIAN)).bulk["7FE00010"]
     assert again[place.start : place.end] == theirs
+
+
+TRAILING = (synthetic.element(0xFFFAFFFA, "SQ", b""), synthetic.element(0xFFFCFFFC, "OB", bytes(20)))
+BEHIND = (synthetic.element(0x7FE10010, "LO", "Behind"), synthetic.element(0x7FE11001, "LO", "kept"))
+NATIVE = synthetic.element(0x7FE00010, "OW", bytes(64))
+ENCAPSULATED = synthetic.encapsulated([b"\xff\xd8" + bytes(60) + b"\xff\xd9"])
+
+
+@pytest.mark.parametrize("to_implicit", [False, True])
+@pytest.mark.parametrize(
+    ("uid", "stored"), [(EXPLICIT_VR_LITTLE_ENDIAN, NATIVE), ("1.2.840.10008.1.2.4.50", ENCAPSULATED)]
+)
+def test_what_lies_behind_the_pixels_is_kept_but_for_signatures_and_padding(uid, stored, to_implicit):
+    raw = synthetic.data_set(extra=(*synthetic.image_elements(8, 8), stored, *BEHIND, *TRAILING))
+    pixels = Pixels(iter([bytes(range(64))]), 1, 64, "OB", {0x00280004: ("CS", b"RGB ")})
+    again = reencoded(raw, transfer_syntax(uid), to_implicit=to_implicit, pixels=pixels)
+    written = IMPLICIT_VR_LITTLE_ENDIAN if to_implicit else EXPLICIT_VR_LITTLE_ENDIAN
+    made = pydicom.dcmread(io.BytesIO(canonical_header(Announcement("1.2", "1.3", written)) + again))
+    assert made.PixelData == bytes(range(64))
+    assert made.PhotometricInterpretation == "RGB"
+    assert made[0x7FE11001].value in ("kept", b"kept")
+    assert max(made.keys()) == 0x7FE11001

@@ -61,7 +61,7 @@ class Destination:
 
 @contextlib.contextmanager
 def destination(*contexts, status=0, pause=0.0):
-    """One that accepts these; ``status`` is that of each response, or of an instance by its UID."""
+    """One that accepts these; ``status`` is that of each response, or of an instance by its UID: None is an abort."""
     found = Destination(0)
 
     def received(event):
@@ -71,7 +71,11 @@ def destination(*contexts, status=0, pause=0.0):
         found.syntaxes[uid] = event.context.transfer_syntax
         request = event.request
         found.originators.add((request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID))
-        return status.get(uid, 0) if isinstance(status, dict) else status
+        answer = status.get(uid, 0) if isinstance(status, dict) else status
+        if answer is None:
+            event.assoc.abort()
+            return 0xC000
+        return answer
 
     def accepted(_):
         found.associations += 1

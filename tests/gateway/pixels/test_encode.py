@@ -23,7 +23,7 @@ from gateway.pixels.codecs import (
 )
 from gateway.pixels.decode import DECODERS
 from gateway.pixels.encode import ENCODERS, transcode
-from storage.errors import NotFound, Undecodable
+from storage.errors import Undecodable
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS
 from tests.gateway.pixels.synthetic import NATIVE, element, metadata_of, noise
 
@@ -120,16 +120,31 @@ def test_rle_holds_words_of_32_bits():
 @pytest.mark.parametrize("syntax", [JPEG_LS_LOSSLESS, JPEG_2000_LOSSLESS, HTJ2K_LOSSLESS])
 def test_what_a_codec_cannot_hold_is_refused_by_its_reason(syntax):
     deep, real = noise((4, 4), "<u4"), np.ones((4, 4), "<f4")
-    for array in (deep, real):
-        with pytest.raises(Undecodable, match="depth"):
+    for array, reason in ((deep, "depth"), (real, "Floating point")):
+        with pytest.raises(Undecodable, match=reason):
             transcode(metadata_of(array), NATIVE, 1, array.tobytes(), syntax)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, *COMPRESSED])
+@pytest.mark.parametrize("kind", ["<u2", "<i2"])
+def test_bits_beside_those_stored_are_kept(kind, syntax):
+    """Overlays lie there in older images; and some writers do not extend the sign."""
+    array = noise((16, 24), kind)
+    for stored, high in ((12, 11), (12, 15)):
+        json = metadata_of(array, t00280101=element("US", stored), t00280102=element("US", high))
+        made = transcode(json, NATIVE, 1, array.tobytes(), syntax)
+        if syntax == EXPLICIT_VR_LITTLE_ENDIAN:
+            assert made.frame == array.tobytes()
+            continue
+        theirs = pixel_array(encapsulated(made, array, 16, syntax), raw=True)
+        assert np.array_equal(theirs.view(kind), array)
 
 
 def test_an_unknown_target_and_what_is_no_image_are_refused():
     array = np.zeros((2, 2), "u1")
     with pytest.raises(Undecodable, match="No encoder"):
         transcode(metadata_of(array), NATIVE, 1, array.tobytes(), "1.2.840.10008.1.2.4.50")
-    with pytest.raises(NotFound):
+    with pytest.raises(Undecodable):
         transcode({}, NATIVE, 1, b"", RLE_LOSSLESS)
 
 
