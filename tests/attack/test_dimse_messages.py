@@ -92,6 +92,8 @@ def test_d7_a_hundred_aborted_instances_leave_no_file_and_no_descriptor(listener
         if number % 2:
             peer.sendall(bytes.fromhex("07000000000400000000"))
         peer.close()
+        if number % 8 == 7:  # fewer than an archive takes at once, however slow the machine is
+            assert settle(listener.is_at_rest)
     assert listener.is_as_before(before)
     assert listener.waiting_files() == []
     assert listener.objects() == []

@@ -136,7 +136,7 @@ def dcmqrscp(tmp_path_factory):
     port = free_port()
     (folder / "db").mkdir()
     (folder / "cfg").write_text(
-        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 4\nHostTable BEGIN\nHostTable END\n"
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 64\nHostTable BEGIN\nHostTable END\n"
         "VendorTable BEGIN\nVendorTable END\nAETable BEGIN\n"
         f"QRSCP {folder / 'db'} RW (100, 100mb) ANY\nAETable END\n"
     )
