@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from gateway import metrics
 from gateway.dimse.connection import ConnectionEndedError
 from gateway.dimse.contexts import Proposed
-from gateway.dimse.requestor import Peer, RejectedError, limits_within, requested
+from gateway.dimse.requestor import Peer, RejectedError, limits_within, requested, why_lost
 from gateway.dimse.status import SUCCESS
-from gateway.dimse.store_scu import NoContextError, Sender, encoding_of, proposals
+from gateway.dimse.store_scu import NoContextError, Sender, encoding_of, note_unreadable, proposals
 from gateway.session import Session
 from gateway.transcoding import Transcoder, converter
 from storage.attributes import ATTRIBUTES
-from storage.errors import CorruptObject, GatewayError, NotFound
+from storage.errors import GatewayError, NotFound
 from storage.matching import Match, Query
 from storage.model import Instance, Level, Parcel, Scope
 from storage.stored import StoredDataSet
@@ -165,9 +165,9 @@ class Forwarder:
                 before = len(batch.done) + len(batch.settled)
                 try:
                     has_more = self._send_over_one(contexts, pending, batch, stopping)
-                except (OSError, UnicodeError, RejectedError, ConnectionEndedError) as error:
-                    reason = getattr(error, "reason", "not reachable")
-                    logger.warning("forward.peer_lost", extra={"reason": reason, "address": self.route.peer.host})
+                except (OSError, RejectedError, ConnectionEndedError) as error:
+                    lost = {"reason": why_lost(error), "address": self.route.peer.host}
+                    logger.warning("forward.peer_lost", extra=lost)
                     was_idle = len(batch.done) + len(batch.settled) == before
                     if was_idle and (is_lost or not isinstance(error, ConnectionEndedError)):
                         self._losses += 1
@@ -189,13 +189,13 @@ class Forwarder:
                 try:
                     stored = self._session.open(instance)
                 except GatewayError as error:
-                    _note_unreadable(error)
+                    note_unreadable(error)
                     continue
                 try:
                     with stored:
                         is_taken = self._is_taken(sender, stored)
                 except GatewayError as error:  # in the middle of a message, which nothing can follow
-                    _note_unreadable(error)
+                    note_unreadable(error)
                     found.abort()
                     return True
                 if is_taken:
@@ -226,12 +226,6 @@ class _Batch:
     done: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
     later: Mapping[str, int] = field(default_factory=dict)
-
-
-def _note_unreadable(error: GatewayError) -> None:
-    logger.error("forward.unreadable", exc_info=error)
-    if isinstance(error, CorruptObject):
-        metrics.INTEGRITY_FAILURES.labels("dimse").inc()
 
 
 def _pause(attempts: int) -> int:

@@ -93,6 +93,11 @@ def limits_within(seconds: float) -> DimseLimits:
     )
 
 
+def why_lost(error: Exception) -> str:
+    """Why there is no association with a peer, or no more: a phrase of ours, for a log line."""
+    return error.reason if isinstance(error, RejectedError | ConnectionEndedError) else "not reachable"
+
+
 @contextlib.contextmanager
 def requested(
     peer: Peer, contexts: Sequence[Proposed], limits: DimseLimits, extended: Mapping[str, bytes] | None = None
@@ -102,7 +107,10 @@ def requested(
     Raises OSError when nobody answers there, RejectedError, ConnectionEndedError.
     """
     with contextlib.ExitStack() as stack:
-        connected = socket.create_connection((peer.host, peer.port), limits.associate_seconds)
+        try:
+            connected = socket.create_connection((peer.host, peer.port), limits.associate_seconds)
+        except UnicodeError:  # no name of the DNS can be made of it
+            raise OSError("The name of the host is not valid") from None
         stopping_fd, never_written = os.pipe()  # a client is never told to stop
         stack.callback(os.close, stopping_fd)
         stack.callback(os.close, never_written)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from gateway import metrics
 from gateway.dimse import identifier
 from gateway.dimse.command import Element, Field
 from gateway.dimse.connection import ConnectionEndedError
@@ -23,7 +22,7 @@ from gateway.dimse.limits import DimseLimits
 from gateway.dimse.models import MODELS, UNIQUE_KEYS, Extended
 from gateway.dimse.query_keys import QUERY_LEVEL, read_query
 from gateway.dimse.query_scp import receive_identifier
-from gateway.dimse.requestor import Peer, RejectedError, limits_within, requested
+from gateway.dimse.requestor import Peer, RejectedError, limits_within, requested, why_lost
 from gateway.dimse.status import (
     CANCELLED,
     CANNOT_PERFORM_SUB_OPERATIONS,
@@ -35,11 +34,19 @@ from gateway.dimse.status import (
     attempt,
     retrieve_reply,
 )
-from gateway.dimse.store_scu import Encoding, NoContextError, Originator, Sender, encoding_of, proposals
+from gateway.dimse.store_scu import (
+    Encoding,
+    NoContextError,
+    Originator,
+    Sender,
+    encoding_of,
+    note_unreadable,
+    proposals,
+)
 from gateway.dimse.upper_layer import NOT_SPECIFIED, UNEXPECTED_PDU, Association, Request, ViolationError
 from gateway.session import Session
 from gateway.transcoding import Transcoder, converter
-from storage.errors import BadQuery, CorruptObject, GatewayError, NotFound
+from storage.errors import BadQuery, GatewayError, NotFound
 from storage.matching import MatchKind, Query
 from storage.model import Instance, JsonElement, Level, Scope
 
@@ -188,12 +195,6 @@ def _instances(session: Session, scope: Scope) -> Sequence[Instance]:
         return ()
 
 
-def _note_unreadable(error: GatewayError) -> None:
-    logger.error("dimse.instance.unreadable", exc_info=error)
-    if isinstance(error, CorruptObject):
-        metrics.INTEGRITY_FAILURES.labels("dimse").inc()
-
-
 class _Operation:
     """The sub-operations of one request: what was sent, and what is told of it meanwhile (M2)."""
 
@@ -271,8 +272,7 @@ class _Operation:
         return False
 
     def _give_up(self, peer: Peer, error: Exception, pending: Iterator[Instance]) -> None:
-        reason = error.reason if isinstance(error, RejectedError | ConnectionEndedError) else "not reachable"
-        logger.warning("dimse.move.peer_lost", extra={"reason": reason, "address": peer.host})
+        logger.warning("dimse.move.peer_lost", extra={"reason": why_lost(error), "address": peer.host})
         for instance in pending:
             self._heed_cancel()
             self._note(instance, None)
@@ -292,7 +292,7 @@ class _Operation:
         try:
             stored = self._session.open(instance)
         except GatewayError as error:
-            _note_unreadable(error)
+            note_unreadable(error)
             return None
         with stored:
             try:
@@ -300,7 +300,7 @@ class _Operation:
             except NoContextError:
                 return None
             except GatewayError as error:
-                _note_unreadable(error)
+                note_unreadable(error)
                 raise _BrokenOffError from error
 
     # Telling

@@ -6,19 +6,23 @@ pixels are decoded if need be (M7).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway import metrics
 from gateway.dimse import command
 from gateway.dimse.command import RESPONSE, Element, Field
 from gateway.dimse.contexts import Context, Proposed, Service
 from gateway.dimse.upper_layer import Association, Request, ViolationError
 from gateway.pixels.codecs import can_decode
 from gateway.transcoding import Converter
-from storage.errors import Overloaded, TooLarge, Undecodable, UnsupportedTransferSyntax
+from storage.errors import CorruptObject, GatewayError, Overloaded, TooLarge, Undecodable, UnsupportedTransferSyntax
 from storage.model import Instance
 from storage.stored import StoredDataSet
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+logger = logging.getLogger(__name__)
 
 Encoding = tuple[str, str]
 """SOP Class and transfer syntax of an instance."""
@@ -30,6 +34,13 @@ _LAST_MESSAGE_ID = 0xFFFF
 
 class NoContextError(Exception):
     """The peer takes no instance of that SOP Class, or none in a transfer syntax that it can be sent in."""
+
+
+def note_unreadable(error: GatewayError) -> None:
+    """Log that a stored instance could not be sent, and count it if its bytes are not those that were stored."""
+    logger.error("dimse.instance.unreadable", exc_info=error)
+    if isinstance(error, CorruptObject):
+        metrics.INTEGRITY_FAILURES.labels("dimse").inc()
 
 
 def proposals(encodings: Iterable[Encoding]) -> Iterator[tuple[frozenset[Encoding], tuple[Proposed, ...]]]:

@@ -216,10 +216,11 @@ def test_a_compressed_instance_goes_as_it_is_to_a_peer_that_takes_it(listen):
     assert (status.Status, found.contents, found.syntaxes) == (SUCCESS, contents, {f"{SERIES}.1": JPEG})
 
 
-def test_a_peer_that_nobody_answers_at_makes_it_impossible(listen):
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a" * 70 + ".example", ".."])
+def test_a_peer_that_nobody_answers_at_makes_it_impossible(listen, host):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    listener = listen(destinations={"DEST": Peer("127.0.0.1", port, "DEST", AE_TITLE)})
+    listener = listen(destinations={"DEST": Peer(host, port, "DEST", AE_TITLE)})
     fill(listener, range(1, 3))
     status, identifier = move(listener, query(StudyInstanceUID=STUDY))
     assert (status.Status, counts(status)) == (IMPOSSIBLE, (0, 2, 0))
