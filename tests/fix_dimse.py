@@ -100,6 +100,7 @@ def running_listener(
     destinations=None,
     tls=None,
     engine=None,
+    send_buffer_bytes=None,
     **limits,
 ):
     objects = open_object_store(folder / "objects")
@@ -107,6 +108,8 @@ def running_listener(
     with contextlib.closing(open_index((engine or ENGINES["sqlite"]).place(folder))) as index:
         archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes)
         bound = socket.create_server(("127.0.0.1", 0))
+        if send_buffer_bytes is not None:  # what is accepted here inherits it
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         port = bound.getsockname()[1]
         server = DimseServer(bound, AE_TITLE, DimseLimits(**limits), sessions or partial(Session, archive), **policy)
         serving = threading.Thread(target=server.serve)

@@ -218,8 +218,8 @@ class DimseServer:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        self._admission.interrupt_pending()  # first: who is idle parts at the next line, and says farewell
         os.write(self._stop_fd, b"\0")
-        self._admission.interrupt_pending()
         if not self._wait_until_idle(seconds):
             self._admission.interrupt_all()
         if self._wait_until_idle(_LAST_SECONDS):

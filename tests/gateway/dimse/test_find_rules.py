@@ -771,8 +771,9 @@ def every_image(*more):
     )
 
 
-def test_cf9_a_cancel_ends_a_query_within_a_second(server):
-    """The peer takes little at a time, so most answers are still to come when it cancels."""
+def test_cf9_a_cancel_ends_a_query_within_a_second(listen, engine):
+    """Little fits between gateway and peer, so most answers are still to come when it cancels."""
+    server = listen(engine=engine, send_buffer_bytes=4096)
     fill(server, 400, "x" * 10_000)
     with contextlib.closing(socket.socket()) as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -794,7 +795,8 @@ def test_cf9_a_cancel_ends_a_query_within_a_second(server):
 
 
 @pytest.mark.needs("findscu")
-def test_cf9_dcmtk_cancels(server):
+def test_cf9_dcmtk_cancels(listen, engine):
+    server = listen(engine=engine, send_buffer_bytes=4096)
     fill(server, 400, "x" * 10_000)
     keys = ["QueryRetrieveLevel=IMAGE", "StudyInstanceUID=1.2.3", "SeriesInstanceUID=1.2.3.4", "PatientComments"]
     arguments = [part for key in keys for part in ("-k", key)]

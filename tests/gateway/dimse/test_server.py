@@ -160,6 +160,13 @@ def test_stop_answers_the_instance_under_way_and_ends_the_idle_ones_at_once(list
     assert len(instances(listener)) == 1
 
 
+def test_stop_says_farewell_to_every_idle_association(listen):
+    listener = listen(associations_per_calling_ae_maximum=32)
+    idle = [raw_association(listener, ECHO) for _ in range(32)]
+    listener.server.stop(10)
+    assert [receive_pdu(peer) for peer in idle] == [(7, bytes((0, 0, 2, 0)))] * 32
+
+
 def test_stop_ends_what_does_not_finish_in_time(listener):
     busy, silent = raw_association(listener, STORAGE), listener.connect()
     busy.sendall(p_data(pdv(1, 3, store_command("1.2.3.4.5"))) + p_data(pdv(1, 0, bytes(5000))))
