@@ -84,6 +84,9 @@ class FrameTable:
 NO_FRAMES = FrameTable(b"")
 
 
+_HALF_CHROMA = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+
+
 def native_table(start: int, frame_bits: int, frames: int) -> FrameTable:
     """A table of equal frames that follow one another from byte ``start``."""
     return FrameTable(_NATIVE_FORMAT.pack(_NATIVE, frames, start, frame_bits))
@@ -133,13 +136,13 @@ def _native(data_set: DataSet, pixel_data: PixelData, frames: int) -> tuple[Fram
 
 
 def _frame_bits(data_set: DataSet) -> int:
-    """Bits of one native frame; native YBR_FULL_422 shares chroma between two pixels. PS3.3 §C.7.6.3.1.2"""
+    """Bits of one native frame; native YBR_FULL_422 and its like share chroma between two pixels. PS3.3 §C.7.6.3.1.2"""
     pixels = data_set.number("00280010") * data_set.number("00280011")
     samples = data_set.number("00280002", 1)
     for tag, bits in _FLOAT_BITS.items():
         if tag in data_set.json:
             return pixels * samples * bits
-    if samples == 3 and data_set.text("00280004") == "YBR_FULL_422":
+    if samples == 3 and data_set.text("00280004") in _HALF_CHROMA:
         samples = 2
     return pixels * samples * data_set.number("00280100")
 

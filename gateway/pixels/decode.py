@@ -54,6 +54,7 @@ DECODERS = {uid: _BY_KEYWORD[row.keyword] for uid, row in TRANSFER_SYNTAXES.item
 
 _TO_RGB = frozenset({decode_jpeg, decode_jpeg_extended, decode_jpeg_xl})
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422"})
+_PARTIAL = "YBR_PARTIAL_422"
 
 
 def decode(description: PixelDescription, frame: Frame) -> Pixels:
@@ -62,7 +63,7 @@ def decode(description: PixelDescription, frame: Frame) -> Pixels:
     See ``decode_stored`` for the rest. PS3.3 §C.7.6.3.1.2
     """
     values, photometric_interpretation = decode_stored(description, frame)
-    return values if photometric_interpretation not in _YBR else _rgb(values)
+    return values if photometric_interpretation not in _YBR else _rgb(values, description.bits_stored)
 
 
 def decode_stored(description: PixelDescription, frame: Frame) -> tuple[Pixels, str]:
@@ -81,12 +82,36 @@ def decode_stored(description: PixelDescription, frame: Frame) -> tuple[Pixels, 
     values = decode_native(description, frame) if decoder is decode_native else decoder(description, bytes(frame))
     if values.ndim == 2:
         return values, description.photometric_interpretation
-    is_rgb = decoder in _TO_RGB or (decoder is decode_jpeg2000 and Codestream.of(bytes(frame)).has_component_transform)
-    return values, "RGB" if is_rgb or description.photometric_interpretation not in _YBR else "YBR_FULL"
+    if decoder in _TO_RGB or (decoder is decode_jpeg2000 and Codestream.of(bytes(frame)).has_component_transform):
+        return values, "RGB"
+    if description.photometric_interpretation == _PARTIAL:
+        return _rgb_of_partial(values, description.bits_stored), "RGB"
+    return values, "YBR_FULL" if description.photometric_interpretation in _YBR else "RGB"
 
 
-def _rgb(values: Pixels) -> Pixels:
-    """YBR_FULL as RGB. PS3.3 §C.7.6.3.1.2"""
-    if values.dtype != np.uint8:
-        raise Undecodable("YBR of more than 8 bits is not supported")
-    return np.array(Image.fromarray(values, "YCbCr").convert("RGB"))
+def _rgb(values: Pixels, bits: int) -> Pixels:
+    """YBR_FULL of ``bits`` as RGB of as many. PS3.3 §C.7.6.3.1.2"""
+    if values.dtype == np.uint8 and bits == 8:
+        return np.array(Image.fromarray(values, "YCbCr").convert("RGB"))
+    return _mixed(values, bits, black=0, luminance=1.0, chroma=1.0)
+
+
+def _rgb_of_partial(values: Pixels, bits: int) -> Pixels:
+    """The same where black is 16 and white 235 of 255, and colour differences reach from 16 to 240."""
+    return _mixed(values, bits, black=16 << (bits - 8), luminance=255 / 219, chroma=255 / 224)
+
+
+def _mixed(values: Pixels, bits: int, *, black: int, luminance: float, chroma: float) -> Pixels:
+    """Red, green and blue of luminance and colour differences, row by row so that no second frame is needed.
+
+    Their factors are those of ITU-R BT.601, of which both kinds of YBR are.
+    """
+    if values.dtype.kind != "u" or values.dtype.itemsize > 2 or bits < 8:
+        raise Undecodable("YBR of this depth is not supported")
+    rgb = np.zeros_like(values)
+    for row, result in zip(values, rgb, strict=True):
+        y = (row[:, 0].astype(np.float64) - black) * luminance
+        blue, red = ((row[:, n].astype(np.float64) - (1 << (bits - 1))) * chroma for n in (1, 2))
+        mixed = (y + 1.402 * red, y - 0.344136 * blue - 0.714136 * red, y + 1.772 * blue)
+        result[:] = np.rint(np.stack(mixed, axis=-1)).clip(0, (1 << bits) - 1)
+    return rgb

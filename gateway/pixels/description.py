@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.pixels.options import VoiFunction, Window
+from gateway.pixels.segmented import expanded
 from storage.errors import NotFound, TooLarge, Undecodable
 from storage.model import JsonElement
 
@@ -31,7 +32,8 @@ DESCRIBING = (
     *("00080016", "00181164", "00182010", "00280002", "00280004", "00280006", "00280008", "00280010", "00280011"),
     *("00280030", "00280034", "00280100", "00280101", "00280102", "00280103", "00280120", "00280121", "00280122"),
     *("00280124", "00280301", "00281050", "00281051", "00281052", "00281053", "00281056", "00281101", "00281102"),
-    *("00281103", "00281201", "00281202", "00281203", "00281221", "00283000", "00283010", "20500020"),
+    *("00281103", "00281201", "00281202", "00281203", "00281221", "00281222", "00281223", "00283000", "00283010"),
+    *("20500020",),
 )
 FRAME_DESCRIBING = ("00289110", "00289132", "00289145")
 
@@ -235,6 +237,9 @@ def _words(data_set: DataSet, tag: str) -> bytes:
 
 # The Image Pixel Module. PS3.3 §C.7.6.3
 
+HALF_CHROMA = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+"""Native pixels of these have one pair of colour differences for two pixels. PS3.3 §C.7.6.3.1.2"""
+
 _SAMPLES = {
     "MONOCHROME1": 1,
     "MONOCHROME2": 1,
@@ -243,6 +248,7 @@ _SAMPLES = {
     "YBR_FULL": 3,
     "YBR_FULL_422": 3,
     "YBR_ICT": 3,
+    "YBR_PARTIAL_422": 3,
     "YBR_RCT": 3,
 }
 
@@ -353,11 +359,7 @@ def _lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool 
     signed: whether its input is; None when only the Value Representation of the descriptor can tell.
     The data may hold one entry per word, or two 8-bit entries per word. PS3.3 §C.11.1.1, §C.7.6.3.1.5
     """
-    descriptor = _numbers(data_set, descriptor_tag)
-    if len(descriptor) != 3:
-        raise Undecodable("A lookup table is malformed", tag=descriptor_tag)
-    count, first, bits = (int(number) for number in descriptor)
-    count = (count & 0xFFFF) or MAXIMUM_LUT_ENTRIES
+    count, first, bits = _descriptor(data_set, descriptor_tag)
     if signed is not None:
         first = _in_range(first, 16, signed=signed)
     data = _words(data_set, data_tag)
@@ -372,9 +374,26 @@ def _lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool 
     return Lut(first, max(min(bits, 16), largest.bit_length()), bytes(entries))
 
 
+def _descriptor(data_set: DataSet, tag: str) -> tuple[int, int, int]:
+    """Number of entries, first input and bits of an entry. PS3.3 §C.7.6.3.1.5"""
+    descriptor = _numbers(data_set, tag)
+    if len(descriptor) != 3:
+        raise Undecodable("A lookup table is malformed", tag=tag)
+    count, first, bits = (int(number) for number in descriptor)
+    return (count & 0xFFFF) or MAXIMUM_LUT_ENTRIES, first, bits
+
+
 def _palette(metadata: DataSet, *, signed: bool) -> tuple[Lut, Lut, Lut]:
     """The Palette Color Lookup Table Module. PS3.3 §C.7.9"""
-    if "00281221" in metadata:
-        raise Undecodable("Segmented palettes are not supported", tag="00281221")
-    red, green, blue = (_lut(metadata, f"0028110{n}", f"0028120{n}", signed=signed) for n in (1, 2, 3))
+    is_segmented = "00281221" in metadata and "00281201" not in metadata
+    table = _segmented_lut if is_segmented else _lut
+    data_tag = "0028122" if is_segmented else "0028120"
+    red, green, blue = (table(metadata, f"0028110{n}", f"{data_tag}{n}", signed=signed) for n in (1, 2, 3))
     return red, green, blue
+
+
+def _segmented_lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool) -> Lut:
+    """The same of a table whose data are segments. PS3.3 §C.7.9.2"""
+    count, first, bits = _descriptor(data_set, descriptor_tag)
+    entries = expanded(_words(data_set, data_tag), count, bits)
+    return Lut(_in_range(first, 16, signed=signed), 8 if bits <= 8 else 16, struct.pack(f"<{count}H", *entries))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.pixels.description import Frame, PixelDescription, PixelKind
+from gateway.pixels.description import HALF_CHROMA, Frame, PixelDescription, PixelKind
 from storage.errors import Undecodable
 from storage.uids import EXPLICIT_VR_BIG_ENDIAN
 
@@ -23,7 +23,7 @@ def frame_bytes(description: PixelDescription) -> int:
     samples = description.pixels * description.samples_per_pixel
     if description.bits_allocated == 1:
         return (samples + 7) // 8
-    if description.photometric_interpretation == "YBR_FULL_422":
+    if description.photometric_interpretation in HALF_CHROMA:
         samples = description.pixels * 2
     return samples * description.bits_allocated // 8
 
@@ -70,7 +70,7 @@ def stored_values(description: PixelDescription, frame: Frame, byte_order: str) 
     values = _samples(description, frame, byte_order)
     if samples == 1:
         return values.reshape(rows, columns)
-    if description.photometric_interpretation == "YBR_FULL_422":
+    if description.photometric_interpretation in HALF_CHROMA:
         return _upsampled(values, rows, columns)
     if description.planar_configuration == 1:
         return np.ascontiguousarray(values.reshape(samples, rows, columns).transpose(1, 2, 0))
@@ -97,7 +97,7 @@ def _samples(description: PixelDescription, frame: Frame, byte_order: str) -> Pi
 
 
 def _upsampled(values: Pixels, rows: int, columns: int) -> Pixels:
-    """YBR_FULL_422 with the chroma of each pair given to both: two luminances, blue, red. PS3.3 §C.7.6.3.1.2"""
+    """The samples with the chroma of each pair given to both: two luminances, blue, red. PS3.3 §C.7.6.3.1.2"""
     if columns % 2:
         raise Undecodable("A frame with half of the chroma needs an even number of columns")
     pairs = values.reshape(rows, columns // 2, 4)

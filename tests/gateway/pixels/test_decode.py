@@ -13,7 +13,7 @@ from gateway.pixels.description import PixelDescription
 from storage.errors import Undecodable
 from storage.uids import TRANSFER_SYNTAXES
 from tests.gateway.pixels.part10 import BUNDLED, read
-from tests.gateway.pixels.synthetic import NATIVE, metadata_of, noise
+from tests.gateway.pixels.synthetic import NATIVE, element, metadata_of, noise
 
 # Every bundled image whose pixels both pydicom and we can decode; what each exercises stands in its name.
 SAME_AS_PYDICOM = """
@@ -87,3 +87,32 @@ def test_floating_point_pixels_have_no_compressed_form():
     description = PixelDescription.of(metadata_of(np.zeros((2, 2), "f4")), "1.2.840.10008.1.2.5", 1)
     with pytest.raises(Undecodable):
         decode(description, bytes(64))
+
+
+def ybr_of(rgb: np.ndarray, bits: int) -> np.ndarray:
+    """YBR_FULL by the equations of PS3.3 §C.7.6.3.1.2, written as it has them."""
+    red, green, blue = (rgb[..., n].astype(np.float64) for n in range(3))
+    middle = 1 << (bits - 1)
+    y = 0.2990 * red + 0.5870 * green + 0.1140 * blue
+    cb = -0.1687 * red - 0.3313 * green + 0.5000 * blue + middle
+    cr = 0.5000 * red - 0.4187 * green - 0.0813 * blue + middle
+    return np.stack((y, cb, cr), axis=-1).clip(0, (1 << bits) - 1)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_ybr_of_more_than_8_bits_becomes_rgb(bits):
+    rgb = noise((16, 12, 3), "u2") >> (16 - bits)
+    ybr = np.rint(ybr_of(rgb, bits)).astype("u2")
+    stored, high = element("US", bits), element("US", bits - 1)
+    metadata = metadata_of(ybr, "YBR_FULL", t00280101=stored, t00280102=high)
+    values = decode(PixelDescription.of(metadata, NATIVE, 1), ybr.tobytes())
+    assert np.abs(values.astype(int) - rgb.astype(int)).max() <= 2 + (1 << bits) // 4000
+
+
+def test_partial_ybr_reaches_from_black_to_white():
+    pixels = np.array([[(16, 235, 128, 128), (16, 16, 128, 128)], [(81, 81, 90, 240), (145, 145, 54, 34)]], "u1")
+    metadata = metadata_of(np.zeros((2, 4, 3), "u1"), "YBR_PARTIAL_422")
+    values = decode(PixelDescription.of(metadata, NATIVE, 1), pixels.tobytes())
+    assert values[0].tolist() == [[0] * 3, [255] * 3, [0] * 3, [0] * 3]
+    assert np.abs(values[1, 0].astype(int) - [255, 0, 0]).max() <= 1
+    assert np.abs(values[1, 2].astype(int) - [0, 255, 0]).max() <= 1
