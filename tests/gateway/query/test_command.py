@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+from functools import partial
 
 import pytest
 from pydicom.dataset import Dataset
@@ -213,6 +214,7 @@ def start(*words):
         stderr=subprocess.PIPE,
         text=True,
         env=command_environment(),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - who runs us may ignore it
     )
 
 
