@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +18,19 @@ from starlette.responses import Response
 
 from gateway import __version__, metrics
 from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
+from gateway.dicomweb.particulars import completed
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
 from gateway.dicomweb.wado import frame_numbers
 from gateway.http import Lane, Stream, session_of
-from gateway.pixels.options import VOI_FUNCTION_PARAMETERS, Region, RenderOptions, Viewport, Window
+from gateway.pixels.options import (
+    VOI_FUNCTION_PARAMETERS,
+    Annotation,
+    IccProfile,
+    Region,
+    RenderOptions,
+    Viewport,
+    Window,
+)
 from gateway.pixels.summary import Summary
 from gateway.session import Session
 from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, frame_bytes, native_frame, summary_of
@@ -31,21 +38,15 @@ from storage.dicomjson import unpack_metadata
 from storage.errors import BadRequest, NotAcceptable, NotFound, TooLarge, Undecodable
 from storage.frames import FrameTable
 from storage.model import Document, Instance, Scope
-from storage.stored import StoredDataSet
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
-from storage.values import binary_word_bytes, little_endian
 
 _ENCAPSULATED_DOCUMENT = "00420011"
 _MIME_TYPE = "00420012"
 _PDF = "application/pdf"
-# Palette Color, Modality and VOI LUT Data. PS3.3 §C.7.6.3.1.6, §C.11.1, §C.11.2
-_LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/[0-9]+/00283006", re.ASCII)
-_MAXIMUM_LOOK_UP_TABLE_BYTES = 1 << 20
 RENDER_THREADS = 4
 RENDERS_WAITING = 64
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
-_ICC_PROFILES = frozenset(("", "no"))
 
 
 class Renderer(Transcoder, Protocol):
@@ -159,7 +160,7 @@ def _draw(session: Session, renderer: Renderer, document: Document, wanted: Want
             raise TooLarge("The frame is larger than the limit")
         with session.open(document.instance) as stored:
             frame = native_frame(stored, document, table, wanted.number)
-            metadata = _with_look_up_tables(summary.of_frame(wanted.number), document, stored)
+            metadata = completed(summary.of_frame(wanted.number), document, stored, wanted.number, options)
         syntax = transfer_syntax(document.instance.transfer_syntax_uid)
         frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
         try:
@@ -180,24 +181,6 @@ def _icon(summary: Summary, options: RenderOptions) -> bytes:
     from gateway.pixels.icons import icon, icon_kind  # noqa: PLC0415
 
     return icon(icon_kind(orjson.loads(summary.common)), options)
-
-
-def _with_look_up_tables(metadata: bytes, document: Document, stored: StoredDataSet) -> bytes:
-    """Metadata in which the palettes and tables of the image, which may be too large for it, have their values."""
-    places = {path: value for path, value in document.bulk.items() if _LOOK_UP_TABLE.fullmatch(path)}
-    if not places or sum(value.end - value.start for value in places.values()) > _MAXIMUM_LOOK_UP_TABLE_BYTES:
-        return metadata
-    json = orjson.loads(metadata)
-    for path, value in places.items():
-        *parents, tag = path.split("/")
-        item = json
-        for sequence, index in zip(parents[::2], parents[1::2], strict=True):
-            item = item[sequence]["Value"][int(index)]
-        raw = stored.read(value.start, value.end)
-        if not stored.transfer_syntax.is_little_endian:
-            raw = little_endian(raw, binary_word_bytes(value.vr))
-        item[tag] = {"vr": "OW", "InlineBinary": b64encode(raw).decode("ascii")}
-    return orjson.dumps(json)
 
 
 def _document_itself(request: Request, session: Session, document: Document) -> Response:
@@ -227,10 +210,6 @@ def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> Rend
     viewport = _viewport(query["viewport"]) if "viewport" in query else None
     if is_thumbnail:
         return RenderOptions(media_type, viewport=viewport, is_thumbnail=True)
-    if query.get("annotation"):
-        raise BadRequest("The parameter annotation is not supported")
-    if query.get("iccprofile", "") not in _ICC_PROFILES:
-        raise BadRequest("The parameter iccprofile names an unsupported profile")
     if query.get("charset", "").lower() not in _CHARSETS:
         raise BadRequest("The parameter charset names an unsupported character set")
     return RenderOptions(
@@ -238,7 +217,28 @@ def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> Rend
         quality=integer(query["quality"], "quality") if "quality" in query else None,
         window=_window(query["window"]) if "window" in query else None,
         viewport=viewport,
+        annotation=annotation_of(query.get("annotation", "")),
+        icc_profile=_icc_profile(query.get("iccprofile", "")),
     )
+
+
+def annotation_of(text: str) -> tuple[Annotation, ...]:
+    """What is to be written, in the order of the enumeration, so that one picture has one name (W16).
+
+    Raises BadRequest.
+    """
+    asked = set(text.split(",")) if text else set()
+    if not asked <= {kind.value for kind in Annotation}:
+        raise BadRequest("The parameter annotation takes patient and technique")
+    return tuple(kind for kind in Annotation if kind.value in asked)
+
+
+def _icc_profile(text: str) -> IccProfile:
+    """The colour space that is asked for (W17)."""
+    try:
+        return IccProfile(text.lower() or IccProfile.NO)
+    except ValueError:
+        raise BadRequest("The parameter iccprofile names no profile that is known here") from None
 
 
 def integer(text: str, name: str) -> int:

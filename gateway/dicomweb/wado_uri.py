@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dicomweb.media_types import DICOM, RENDERED_OFFERS, Representation, negotiate
-from gateway.dicomweb.rendered import decimal, integer, lane, shown
+from gateway.dicomweb.rendered import annotation_of, decimal, integer, lane, shown
 from gateway.dicomweb.wado import single_instance
 from gateway.http import session_of
 from gateway.pixels.options import Region, RenderOptions, Viewport, Window
@@ -39,7 +39,6 @@ _OF_DICOM = ("transferSyntax", "anonymize")
 PARAMETERS = frozenset((*_REQUIRED, "contentType", "charset", *_OF_PICTURES, *_OF_DICOM))
 _CHARSETS = frozenset(("utf-8", "utf8"))
 _NOT_OFFERED = {
-    "annotation": "Burnt-in annotation is not offered",
     "presentationUID": "Presentation states are not applied",
     "presentationSeriesUID": "Presentation states are not applied",
 }
@@ -130,7 +129,8 @@ def _options(query: Query, media_type: str) -> RenderOptions:
     if "windowCenter" in query:
         window = Window(decimal(query["windowCenter"], "windowCenter"), decimal(query["windowWidth"], "windowWidth"))
     quality = integer(query["imageQuality"], "imageQuality") if "imageQuality" in query else None
-    return RenderOptions(media_type, quality=quality, window=window, viewport=_viewport(query))
+    annotation = annotation_of(query.get("annotation", ""))
+    return RenderOptions(media_type, quality=quality, window=window, viewport=_viewport(query), annotation=annotation)
 
 
 def _viewport(query: Query) -> Viewport | None:

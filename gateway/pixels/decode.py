@@ -7,6 +7,7 @@ that start as zeros, and refuses a frame that is short (H15, H17). PS3.5 §8.2, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -53,6 +54,7 @@ _BY_KEYWORD: dict[str, Decoder] = {
 DECODERS = {uid: _BY_KEYWORD[row.keyword] for uid, row in TRANSFER_SYNTAXES.items() if row.keyword in _BY_KEYWORD}
 
 _TO_RGB = frozenset({decode_jpeg, decode_jpeg_extended, decode_jpeg_xl})
+_KEEP_ALL_BITS = frozenset({decode_native, decode_deflated_frame, decode_rle})
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422"})
 _PARTIAL = "YBR_PARTIAL_422"
 
@@ -87,6 +89,13 @@ def decode_stored(description: PixelDescription, frame: Frame) -> tuple[Pixels, 
     if description.photometric_interpretation == _PARTIAL:
         return _rgb_of_partial(values, description.bits_stored), "RGB"
     return values, "YBR_FULL" if description.photometric_interpretation in _YBR else "RGB"
+
+
+def whole(description: PixelDescription) -> PixelDescription:
+    """The same with all bits of a sample, for where they are kept: overlays and others may lie beside Bits Stored."""
+    if DECODERS.get(description.transfer_syntax_uid) not in _KEEP_ALL_BITS:
+        return description
+    return replace(description, bits_stored=description.bits_allocated, high_bit=description.bits_allocated - 1)
 
 
 def _rgb(values: Pixels, bits: int) -> Pixels:

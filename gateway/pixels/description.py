@@ -6,23 +6,29 @@ lookup tables need not. PS3.3 §C.7.6.3, §C.7.6.16, §C.11.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import enum
-import math
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.pixels.elements import (
+    DataSet,
+    integer_of,
+    items_of,
+    numbers_of,
+    text_of,
+    values_of,
+    vr_of,
+    words_of,
+)
 from gateway.pixels.options import VoiFunction, Window
 from gateway.pixels.segmented import expanded
 from storage.errors import NotFound, TooLarge, Undecodable
-from storage.model import JsonElement
 
 MAXIMUM_FRAME_PIXELS = 100_000_000  # L12
 MAXIMUM_LUT_ENTRIES = 65_536
 
-DataSet = Mapping[str, JsonElement]
 Frame = bytes | memoryview  # one frame as stored
 
 # All that is looked at below: at the top level, and in the functional groups of a frame. See ``summary``.
@@ -35,6 +41,7 @@ DESCRIBING = (
     *("00281103", "00281201", "00281202", "00281203", "00281221", "00281222", "00281223", "00283000", "00283010"),
     *("20500020",),
 )
+OVERLAY_PLANE = re.compile(r"60[01][02468ACE](?:00(?:1[015]|40|5[01])|010[02]|3000)", re.ASCII)
 FRAME_DESCRIBING = ("00289110", "00289132", "00289145")
 
 
@@ -112,18 +119,18 @@ class PixelDescription:
         """
         if not has_pixels(metadata):
             raise NotFound("The instance has no pixels")
-        number_of_frames = _integer(metadata, "00280008", 1, minimum=1, maximum=2**31 - 1)
+        number_of_frames = integer_of(metadata, "00280008", 1, minimum=1, maximum=2**31 - 1)
         if not 1 <= frame_number <= number_of_frames:
             raise NotFound("The instance has no such frame")
         kind = next((kind for kind in PixelKind if kind.value in metadata), PixelKind.INTEGER)
-        rows = _integer(metadata, "00280010", minimum=1, maximum=65_535)
-        columns = _integer(metadata, "00280011", minimum=1, maximum=65_535)
+        rows = integer_of(metadata, "00280010", minimum=1, maximum=65_535)
+        columns = integer_of(metadata, "00280011", minimum=1, maximum=65_535)
         if rows * columns > MAXIMUM_FRAME_PIXELS:
             raise TooLarge("The frame has too many pixels")
-        samples = _integer(metadata, "00280002", 1, minimum=1, maximum=4)
+        samples = integer_of(metadata, "00280002", 1, minimum=1, maximum=4)
         photometric = _photometric_interpretation(metadata, samples)
         bits_allocated, bits_stored, high_bit = _bits(metadata, kind)
-        signed = _integer(metadata, "00280103", 0, minimum=0, maximum=1) if kind is PixelKind.INTEGER else 1
+        signed = integer_of(metadata, "00280103", 0, minimum=0, maximum=1) if kind is PixelKind.INTEGER else 1
         groups = tuple(_functional_groups(metadata, frame_number))
         slope, intercept, modality_lut = _modality(groups, signed=bool(signed))
         voi_lut, windows = _voi(groups)
@@ -136,19 +143,19 @@ class PixelDescription:
             columns=columns,
             samples_per_pixel=samples,
             photometric_interpretation=photometric,
-            planar_configuration=_integer(metadata, "00280006", 0, minimum=0, maximum=1) if samples > 1 else 0,
+            planar_configuration=integer_of(metadata, "00280006", 0, minimum=0, maximum=1) if samples > 1 else 0,
             bits_allocated=bits_allocated,
             bits_stored=bits_stored,
             high_bit=high_bit,
             pixel_representation=signed,
-            is_word_data=_vr(metadata, kind.value) == "OW",
+            is_word_data=vr_of(metadata, kind.value) == "OW",
             padding=_padding(metadata, kind, bits_allocated, signed=bool(signed)),
             rescale_slope=slope,
             rescale_intercept=intercept,
             modality_lut=modality_lut,
             voi_lut=voi_lut,
             windows=windows,
-            is_inverted=photometric == "MONOCHROME1" or _text(metadata, "20500020") == "INVERSE",
+            is_inverted=photometric == "MONOCHROME1" or text_of(metadata, "20500020") == "INVERSE",
             palette=_palette(metadata, signed=bool(signed)) if photometric == "PALETTE COLOR" else None,
             pixel_aspect=_pixel_aspect(metadata, groups),
             burned_in_annotation=has_burned_in_annotation(metadata),
@@ -162,77 +169,7 @@ def has_pixels(metadata: DataSet) -> bool:
 
 def has_burned_in_annotation(metadata: DataSet) -> bool:
     """Whether the object says that its pixels show who the patient is. PS3.3 §C.7.6.1.1.1"""
-    return _text(metadata, "00280301") == "YES"
-
-
-# One element of the DICOM JSON Model. PS3.18 §F.2
-
-
-def _element(data_set: DataSet, tag: str) -> DataSet:
-    element = data_set.get(tag)
-    return element if isinstance(element, Mapping) else {}
-
-
-def _vr(data_set: DataSet, tag: str) -> str:
-    return str(_element(data_set, tag).get("vr", ""))
-
-
-def _values(data_set: DataSet, tag: str) -> Sequence[JsonElement]:
-    values = _element(data_set, tag).get("Value")
-    return values if isinstance(values, list) else ()
-
-
-def _text(data_set: DataSet, tag: str) -> str:
-    values = _values(data_set, tag)
-    return values[0].strip() if values and isinstance(values[0], str) else ""
-
-
-def _integer(data_set: DataSet, tag: str, default: int | None = None, *, minimum: int, maximum: int) -> int:
-    """The first value of ``tag``. Raises Undecodable when it is no integer of the range, or missing without default."""
-    values = _values(data_set, tag)
-    if not values or values[0] is None:
-        if default is None:
-            raise Undecodable("An attribute that describes the pixels is missing", tag=tag)
-        return default
-    try:
-        value = int(values[0])
-    except (TypeError, ValueError, OverflowError):
-        raise Undecodable("An attribute that describes the pixels is malformed", tag=tag) from None
-    if not minimum <= value <= maximum:
-        raise Undecodable("An attribute that describes the pixels is out of range", tag=tag)
-    return value
-
-
-def _numbers(data_set: DataSet, tag: str) -> list[float]:
-    """The values of ``tag``; an empty list when one of them is no finite number, as display can go on without."""
-    try:
-        numbers = [float(value) for value in _values(data_set, tag)]
-    except (TypeError, ValueError, OverflowError):
-        return []
-    return numbers if all(math.isfinite(number) for number in numbers) else []
-
-
-def _items(data_set: DataSet, tag: str) -> Sequence[DataSet]:
-    return [item for item in _values(data_set, tag) if isinstance(item, Mapping)]
-
-
-def _words(data_set: DataSet, tag: str) -> bytes:
-    """The bytes of a table that is kept inline or as a list of numbers, little endian."""
-    element = _element(data_set, tag)
-    inline = element.get("InlineBinary")
-    if isinstance(inline, str):
-        try:
-            return base64.b64decode(inline, validate=True)
-        except binascii.Error:
-            raise Undecodable("A lookup table is malformed", tag=tag) from None
-    values = _values(data_set, tag)
-    if not values or len(values) > MAXIMUM_LUT_ENTRIES:
-        reason = "A lookup table is kept apart from the metadata" if "BulkDataURI" in element else ""
-        raise Undecodable(reason or "A lookup table is missing or malformed", tag=tag)
-    try:
-        return struct.pack(f"<{len(values)}H", *[int(value) & 0xFFFF for value in values])
-    except (TypeError, ValueError):
-        raise Undecodable("A lookup table is malformed", tag=tag) from None
+    return text_of(metadata, "00280301") == "YES"
 
 
 # The Image Pixel Module. PS3.3 §C.7.6.3
@@ -254,7 +191,7 @@ _SAMPLES = {
 
 
 def _photometric_interpretation(metadata: DataSet, samples: int) -> str:
-    text = _text(metadata, "00280004") or ("RGB" if samples == 3 else "MONOCHROME2")
+    text = text_of(metadata, "00280004") or ("RGB" if samples == 3 else "MONOCHROME2")
     if text not in _SAMPLES:
         raise Undecodable("The photometric interpretation is not supported", tag="00280004")
     if _SAMPLES[text] != samples:
@@ -267,19 +204,19 @@ _ALLOCATED = {PixelKind.INTEGER: (1, 8, 16, 32), PixelKind.FLOAT: (32,), PixelKi
 
 def _bits(metadata: DataSet, kind: PixelKind) -> tuple[int, int, int]:
     """Bits Allocated, Bits Stored and High Bit; the last two are the natural ones where they cannot be true."""
-    allocated = _integer(metadata, "00280100", minimum=1, maximum=64)
+    allocated = integer_of(metadata, "00280100", minimum=1, maximum=64)
     if allocated not in _ALLOCATED[kind]:
         raise Undecodable("This number of bits per pixel is not supported", tag="00280100")
-    stored = _integer(metadata, "00280101", allocated, minimum=1, maximum=allocated)
-    high_bit = _integer(metadata, "00280102", stored - 1, minimum=0, maximum=255)
+    stored = integer_of(metadata, "00280101", allocated, minimum=1, maximum=allocated)
+    high_bit = integer_of(metadata, "00280102", stored - 1, minimum=0, maximum=255)
     return allocated, stored, high_bit if stored - 1 <= high_bit < allocated else stored - 1
 
 
 def _padding(metadata: DataSet, kind: PixelKind, bits: int, *, signed: bool) -> tuple[float, float] | None:
     """Pixel Padding Value up to Pixel Padding Range Limit, in either order. PS3.3 §C.7.5.1.1.2"""
     tags = ("00280120", "00280121") if kind is PixelKind.INTEGER else ("00280122", "00280124")
-    ends = [number for tag in tags for number in _numbers(metadata, tag)[:1]]
-    if not ends or not _numbers(metadata, tags[0]):
+    ends = [number for tag in tags for number in numbers_of(metadata, tag)[:1]]
+    if not ends or not numbers_of(metadata, tags[0]):
         return None
     if kind is PixelKind.INTEGER:
         ends = [float(_in_range(int(end), bits, signed=signed)) for end in ends]
@@ -297,9 +234,9 @@ def _pixel_aspect(metadata: DataSet, groups: Sequence[DataSet]) -> float:
 
     Pixel Aspect Ratio is only there when no spacing is. PS3.3 §C.7.6.3.1.7, §10.7.1.3
     """
-    measures = [item for group in groups for item in _items(group, "00289110")]
-    spacings = [_numbers(data_set, "00280030") for data_set in (*measures, metadata)]
-    spacings += [_numbers(metadata, tag) for tag in ("00181164", "00182010", "00280034")]
+    measures = [item for group in groups for item in items_of(group, "00289110")]
+    spacings = [numbers_of(data_set, "00280030") for data_set in (*measures, metadata)]
+    spacings += [numbers_of(metadata, tag) for tag in ("00181164", "00182010", "00280034")]
     pair = next((pair for pair in spacings if len(pair) == 2 and min(pair) > 0), [1.0, 1.0])
     aspect = pair[0] / pair[1]
     return aspect if 0.05 <= aspect <= 20 and abs(aspect - 1) > 0.005 else 1.0
@@ -310,21 +247,21 @@ def _pixel_aspect(metadata: DataSet, groups: Sequence[DataSet]) -> float:
 
 def _functional_groups(metadata: DataSet, frame_number: int) -> Iterator[DataSet]:
     """Where a transformation may stand, the strongest place first; the top level is the last one."""
-    per_frame = _values(metadata, PER_FRAME_GROUPS)
+    per_frame = values_of(metadata, PER_FRAME_GROUPS)
     index = 0 if OF_ONE_FRAME in metadata else frame_number - 1
     if index < len(per_frame) and isinstance(per_frame[index], Mapping):
         yield per_frame[index]
-    yield from _items(metadata, SHARED_GROUPS)[:1]
+    yield from items_of(metadata, SHARED_GROUPS)[:1]
     yield metadata
 
 
 def _modality(groups: Sequence[DataSet], *, signed: bool) -> tuple[float, float, Lut | None]:
     """Slope, intercept and Modality LUT, which stands instead of them. PS3.3 §C.11.1, §C.7.6.16.2.9"""
-    for data_set in (*[item for group in groups for item in _items(group, "00289145")[:1]], groups[-1]):
-        tables = _items(data_set, "00283000")
+    for data_set in (*[item for group in groups for item in items_of(group, "00289145")[:1]], groups[-1]):
+        tables = items_of(data_set, "00283000")
         if tables:
             return 1.0, 0.0, _lut(tables[0], "00283002", "00283006", signed=signed)
-        slope, intercept = _numbers(data_set, "00281053"), _numbers(data_set, "00281052")
+        slope, intercept = numbers_of(data_set, "00281053"), numbers_of(data_set, "00281052")
         if slope or intercept:
             # A slope of 0 would make one grey of the image; peers that write it mean "none".
             return (slope[0] if slope and slope[0] else 1.0), (intercept[0] if intercept else 0.0), None
@@ -333,8 +270,8 @@ def _modality(groups: Sequence[DataSet], *, signed: bool) -> tuple[float, float,
 
 def _voi(groups: Sequence[DataSet]) -> tuple[Lut | None, tuple[Window, ...]]:
     """The first VOI LUT and all windows of the strongest place that has either. PS3.3 §C.11.2, §C.7.6.16.2.10"""
-    for data_set in (*[item for group in groups for item in _items(group, "00289132")[:1]], groups[-1]):
-        tables = _items(data_set, "00283010")
+    for data_set in (*[item for group in groups for item in items_of(group, "00289132")[:1]], groups[-1]):
+        tables = items_of(data_set, "00283010")
         lut = _lut(tables[0], "00283002", "00283006", signed=None) if tables else None
         windows = _windows(data_set)
         if lut or windows:
@@ -344,8 +281,8 @@ def _voi(groups: Sequence[DataSet]) -> tuple[Lut | None, tuple[Window, ...]]:
 
 def _windows(data_set: DataSet) -> tuple[Window, ...]:
     """The windows that can be shown: a LINEAR width below 1 is taken as LINEAR_EXACT, 0 or less not at all."""
-    function = VoiFunction.__members__.get(_text(data_set, "00281056"), VoiFunction.LINEAR)
-    centers, widths = _numbers(data_set, "00281050"), _numbers(data_set, "00281051")
+    function = VoiFunction.__members__.get(text_of(data_set, "00281056"), VoiFunction.LINEAR)
+    centers, widths = numbers_of(data_set, "00281050"), numbers_of(data_set, "00281051")
     return tuple(
         Window(center, width, VoiFunction.LINEAR_EXACT if function is VoiFunction.LINEAR and width < 1 else function)
         for center, width in zip(centers, widths, strict=False)
@@ -362,7 +299,7 @@ def _lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool 
     count, first, bits = _descriptor(data_set, descriptor_tag)
     if signed is not None:
         first = _in_range(first, 16, signed=signed)
-    data = _words(data_set, data_tag)
+    data = words_of(data_set, data_tag)
     if len(data) < count:
         raise Undecodable("A lookup table is shorter than its descriptor says", tag=data_tag)
     entries = bytearray(2 * count)
@@ -376,7 +313,7 @@ def _lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool 
 
 def _descriptor(data_set: DataSet, tag: str) -> tuple[int, int, int]:
     """Number of entries, first input and bits of an entry. PS3.3 §C.7.6.3.1.5"""
-    descriptor = _numbers(data_set, tag)
+    descriptor = numbers_of(data_set, tag)
     if len(descriptor) != 3:
         raise Undecodable("A lookup table is malformed", tag=tag)
     count, first, bits = (int(number) for number in descriptor)
@@ -395,5 +332,5 @@ def _palette(metadata: DataSet, *, signed: bool) -> tuple[Lut, Lut, Lut]:
 def _segmented_lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool) -> Lut:
     """The same of a table whose data are segments. PS3.3 §C.7.9.2"""
     count, first, bits = _descriptor(data_set, descriptor_tag)
-    entries = expanded(_words(data_set, data_tag), count, bits)
+    entries = expanded(words_of(data_set, data_tag), count, bits)
     return Lut(_in_range(first, 16, signed=signed), 8 if bits <= 8 else 16, struct.pack(f"<{count}H", *entries))

@@ -6,22 +6,20 @@ What a codec cannot hold is refused before it is asked. A frame comes out withou
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
 from gateway.pixels.codecs import HTJ2K_LOSSLESS, JPEG_2000_LOSSLESS, JPEG_LS_LOSSLESS
-from gateway.pixels.decode import DECODERS, decode_stored
-from gateway.pixels.description import DataSet, Frame, PixelDescription, PixelKind
-from gateway.pixels.native import Pixels, decode_deflated_frame, decode_native
+from gateway.pixels.decode import decode_stored, whole
+from gateway.pixels.description import Frame, PixelDescription, PixelKind
+from gateway.pixels.elements import DataSet
+from gateway.pixels.native import Pixels
 from gateway.pixels.protocol import Transcoded
-from gateway.pixels.run_length import decode_rle
 from storage.errors import NotFound, Undecodable
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS
 
 Encoder = Callable[[PixelDescription, Pixels], bytes]
 
-_KEEP_ALL_BITS = frozenset({decode_native, decode_deflated_frame, decode_rle})
 _MOST_RESOLUTIONS = 6  # which needs 32 pixels
 _SPIFF = b"\xff\xd8\xff\xe8"
 
@@ -45,13 +43,6 @@ def transcode(
         raise Undecodable("Floating point pixels have no other encoding")
     values, photometric_interpretation = decode_stored(whole(description), frame)
     return Transcoded(photometric_interpretation, encoder(description, values))
-
-
-def whole(description: PixelDescription) -> PixelDescription:
-    """The same with all bits of a sample, for where they are kept: overlays and others may lie beside Bits Stored."""
-    if DECODERS.get(description.transfer_syntax_uid) not in _KEEP_ALL_BITS:
-        return description
-    return replace(description, bits_stored=description.bits_allocated, high_bit=description.bits_allocated - 1)
 
 
 def native_frame(description: PixelDescription, values: Pixels) -> bytes:

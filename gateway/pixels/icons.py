@@ -13,7 +13,8 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from gateway.pixels.description import DataSet, has_burned_in_annotation, has_pixels
+from gateway.pixels.description import has_burned_in_annotation, has_pixels
+from gateway.pixels.elements import DataSet
 from gateway.pixels.options import DEFAULT_QUALITY, JPEG, THUMBNAIL_SIDE_PIXELS, RenderOptions
 
 _UNITS = 64  # icons are drawn on a square of this side
@@ -74,14 +75,15 @@ def icon(kind: Icon, options: RenderOptions) -> bytes:
     return encode(canvas.resize((side, side), Image.Resampling.LANCZOS), options)
 
 
-def encode(image: Image.Image, options: RenderOptions) -> bytes:
-    """The picture in the media type of ``options``; of 8 bits, without any metadata."""
+def encode(image: Image.Image, options: RenderOptions, icc_profile: bytes = b"") -> bytes:
+    """The picture in the media type of ``options``; of 8 bits, without any metadata but the profile of its colours."""
     target = io.BytesIO()
+    profile = {"icc_profile": icc_profile} if icc_profile else {}
     if options.media_type == JPEG:
         quality = DEFAULT_QUALITY if options.quality is None else options.quality
-        image.save(target, "JPEG", quality=quality, subsampling=0 if quality >= DEFAULT_QUALITY else 2)
+        image.save(target, "JPEG", quality=quality, subsampling=0 if quality >= DEFAULT_QUALITY else 2, **profile)
     else:
-        image.save(target, options.media_type.removeprefix("image/").upper())
+        image.save(target, options.media_type.removeprefix("image/").upper(), **profile)
     return target.getvalue()
 
 

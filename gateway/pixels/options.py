@@ -15,6 +15,7 @@ from storage.errors import BadRequest
 
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 MEDIA_TYPES = (JPEG, PNG, GIF)
+PROFILED_MEDIA_TYPES = (JPEG, PNG)
 DEFAULT_QUALITY = 90
 MAXIMUM_OUTPUT_SIDE_PIXELS = 8_192  # L12
 THUMBNAIL_SIDE_PIXELS = 128
@@ -33,6 +34,27 @@ VOI_FUNCTION_PARAMETERS = {
     "linear-exact": VoiFunction.LINEAR_EXACT,
     "sigmoid": VoiFunction.SIGMOID,
 }
+
+
+class Annotation(enum.Enum):
+    """What is written on a picture. PS3.18 §8.3.5.1.1"""
+
+    PATIENT = "patient"
+    TECHNIQUE = "technique"
+
+
+class IccProfile(enum.Enum):
+    """Which colour space a picture is in, and says that it is in. PS3.18 §8.3.5.1.5
+
+    NO says nothing; YES is the profile of the object, or sRGB for colour without one.
+    """
+
+    NO = "no"
+    YES = "yes"
+    SRGB = "srgb"
+    ADOBE_RGB = "adobergb"
+    ROMM_RGB = "rommrgb"
+    DISPLAY_P3 = "displayp3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +97,9 @@ class Viewport:
 class RenderOptions:
     """One way to show a frame. Raises BadRequest when it asks for what no picture can be.
 
-    quality: 1 to 100, for JPEG only; None is ``DEFAULT_QUALITY``. window: goes before every VOI transformation of the
-    object; ignored for colour. is_thumbnail: fits ``THUMBNAIL_SIDE_PIXELS`` unless a viewport says otherwise, and
-    takes neither window nor region. PS3.18 §8.3.5.1, §10.4.1.1.3
+    quality: 1 to 100, for JPEG only; None is ``DEFAULT_QUALITY``. window: goes before every VOI transformation of
+    the object; ignored for colour. annotation: what is written on it. is_thumbnail: fits ``THUMBNAIL_SIDE_PIXELS``
+    unless a viewport says otherwise, and takes neither window nor region. PS3.18 §8.3.5.1, §10.4.1.1.3
     """
 
     media_type: str = JPEG
@@ -85,6 +107,8 @@ class RenderOptions:
     window: Window | None = None
     viewport: Viewport | None = None
     is_thumbnail: bool = False
+    annotation: tuple[Annotation, ...] = ()
+    icc_profile: IccProfile = IccProfile.NO
 
     def __post_init__(self) -> None:
         if self.media_type not in MEDIA_TYPES:
@@ -95,6 +119,9 @@ class RenderOptions:
         if self.window is not None:
             _check_window(self.window)
             _check(not self.is_thumbnail, "A thumbnail takes no parameter window")
+        _check(not (self.is_thumbnail and self.annotation), "A thumbnail takes no parameter annotation")
+        carries = self.media_type in PROFILED_MEDIA_TYPES or self.icc_profile is IccProfile.NO
+        _check(carries, "A picture of this media type carries no ICC profile")
         if self.viewport is not None:
             _check_viewport(self.viewport)
             _check(not self.is_thumbnail or self.viewport.region is None, "A thumbnail shows the whole image")
@@ -110,6 +137,8 @@ class RenderOptions:
             window=window and Window(window["center"], window["width"], VoiFunction(window["function"])),
             viewport=viewport and Viewport(viewport["width"], viewport["height"], region and Region(**region)),
             is_thumbnail=value["is_thumbnail"],
+            annotation=tuple(map(Annotation, value["annotation"])),
+            icc_profile=IccProfile(value["icc_profile"]),
         )
 
 

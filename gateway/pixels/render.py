@@ -1,26 +1,32 @@
-"""A frame becomes a picture: decode, modality, VOI, polarity or palette, region, scale, encode - in this order.
+"""A frame becomes a picture: decode, modality, VOI, polarity or palette, overlays, region, scale, encode.
 
-Never draws annotation or overlays. Pure and bounded by the limits of ``description`` and ``options``; to be run in
-``pool``, as it decodes what strangers sent. PS3.4 §N.2, PS3.18 §8.3.5.
+In this order; a thumbnail has no overlays. Pure and bounded by the limits of ``description`` and ``options``; to be
+run in ``pool``, as it decodes what strangers sent. PS3.4 §N.2, PS3.18 §8.3.5.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
-from gateway.pixels.decode import decode
-from gateway.pixels.description import DataSet, Frame, PixelDescription, has_burned_in_annotation, has_pixels
+from gateway.pixels.decode import decode, decode_stored, whole
+from gateway.pixels.description import Frame, PixelDescription, has_burned_in_annotation, has_pixels
+from gateway.pixels.elements import DataSet, values_of
+from gateway.pixels.icc import profiled
 from gateway.pixels.icons import encode, icon, icon_kind
+from gateway.pixels.lettering import write_corners
 from gateway.pixels.luts import colour, grey, palette_colour
 from gateway.pixels.native import Pixels
 from gateway.pixels.options import (
     MAXIMUM_OUTPUT_SIDE_PIXELS,
     THUMBNAIL_SIDE_PIXELS,
+    Annotation,
     Region,
     RenderOptions,
     Viewport,
     Window,
 )
+from gateway.pixels.overlays import Overlay, draw, overlays
 from storage.errors import BadRequest
 
 __all__ = ["RenderOptions", "Viewport", "Window", "render"]
@@ -44,7 +50,15 @@ def render(
     description = PixelDescription.of(metadata, transfer_syntax_uid, frame_number)
     box = _region(description, options)
     shown = display(description, decode(description, frame), options.window)
-    return encode(_fitted(Image.fromarray(shown), description, options, box), options)
+    if not options.is_thumbnail:  # what lies over it may name the patient
+        for overlay in overlays(metadata, description):
+            draw(shown, overlay, _points(overlay, description, frame))
+    image = _fitted(Image.fromarray(shown), description, options, box)
+    if options.annotation:
+        lines = [list(map(str, values_of(metadata, kind.value))) for kind in Annotation]
+        write_corners(image, *lines)
+    image, profile = profiled(image, metadata, options.icc_profile)
+    return encode(image, options, profile)
 
 
 def display(description: PixelDescription, values: Pixels, window: Window | None = None) -> Pixels:
@@ -54,6 +68,17 @@ def display(description: PixelDescription, values: Pixels, window: Window | None
     if description.is_monochrome:
         return grey(values, description, window)
     return colour(values, description.bits_stored)
+
+
+def _points(overlay: Overlay, description: PixelDescription, frame: Frame) -> Pixels:
+    if not overlay.is_embedded:
+        return overlay.points()
+    all_bits = whole(description)
+    if overlay.bit_position >= all_bits.bits_stored:  # compression left them out. PS3.5 §8.1.2
+        return np.zeros((overlay.rows, overlay.columns), np.uint8)
+    values, _ = decode_stored(all_bits, frame)
+    points: Pixels = values.view(f"u{values.dtype.itemsize}") >> overlay.bit_position & 1
+    return points
 
 
 def _region(description: PixelDescription, options: RenderOptions) -> tuple[float, float, float, float]:

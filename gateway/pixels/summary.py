@@ -15,13 +15,14 @@ from gateway.pixels.description import (
     DESCRIBING,
     FRAME_DESCRIBING,
     OF_ONE_FRAME,
+    OVERLAY_PLANE,
     PER_FRAME_GROUPS,
     SHARED_GROUPS,
-    DataSet,
     PixelKind,
     has_burned_in_annotation,
     has_pixels,
 )
+from gateway.pixels.elements import DataSet
 from storage.model import JsonElement
 
 _OBJECT_BYTES = 200  # what Python needs to hold one of the parts
@@ -44,6 +45,7 @@ class Summary:
         """The summary of an instance's metadata. Nothing is checked: ``PixelDescription`` does that."""
         common = {tag: metadata[tag] for tag in DESCRIBING if tag in metadata}
         common |= {kind.value: {"vr": _vr(metadata[kind.value])} for kind in PixelKind if kind.value in metadata}
+        common |= {tag: element for tag, element in metadata.items() if OVERLAY_PLANE.fullmatch(tag)}
         shared = [item for item in _items(metadata, SHARED_GROUPS) if isinstance(item, Mapping)]
         if shared:
             common[SHARED_GROUPS] = {"vr": "SQ", "Value": [_describing(shared[0])]}

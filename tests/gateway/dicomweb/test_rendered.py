@@ -98,7 +98,7 @@ def test_a_window_changes_the_picture(samples):
         "window=1,0,linear",
         "window=nan,1,linear",
         "window=1,2,cubic",
-        "annotation=patient",
+        "annotation=patient,doctor",
         "iccprofile=foo",
         "charset=latin-1",
     ],

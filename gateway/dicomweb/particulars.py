@@ -1,0 +1,116 @@
+"""Particulars: what a worker has to be told of a frame beyond its summary, which lies in the object or the metadata.
+
+Tables, overlays, the profile of the colours and the texts to be written; all of it bounded. PS3.3 §C.7.6.3.1.6, §C.9.2,
+§C.11.1, §C.11.2, §C.11.15
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator
+
+import orjson
+
+from gateway.pixels.annotation import annotated
+from gateway.pixels.icc import COLOR_SPACE, ICC_PROFILE, MAXIMUM_PROFILE_BYTES
+from gateway.pixels.options import IccProfile, RenderOptions
+from gateway.pixels.overlays import place_of_frame
+from storage.dicomjson import unpack_metadata
+from storage.errors import TooLarge
+from storage.frames import align_bits
+from storage.model import BulkValue, Document, JsonElement
+from storage.stored import StoredDataSet
+from storage.values import binary_word_bytes, little_endian
+
+# Palette Color, Modality and VOI LUT Data
+_LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/[0-9]+/00283006", re.ASCII)
+_OVERLAY_DATA = re.compile(r"60[01][02468ACE]3000", re.ASCII)
+_OPTICAL_PATH = "00480105"
+_PROFILES = (ICC_PROFILE, f"{_OPTICAL_PATH}/0/{ICC_PROFILE}")
+_MAXIMUM_LOOK_UP_TABLE_BYTES = 1 << 20
+_MAXIMUM_OVERLAY_BYTES = 16 << 20
+
+Json = dict[str, JsonElement]
+
+
+def completed(metadata: bytes, document: Document, stored: StoredDataSet, number: int, options: RenderOptions) -> bytes:
+    """``metadata`` of a frame, as of ``Summary.of_frame``, with all that its picture needs."""
+    added = [*_tables(document), *([] if options.is_thumbnail else _overlay_data(document))]
+    is_plain = not options.annotation and options.icc_profile is IccProfile.NO
+    if not added and is_plain:
+        return metadata
+    json: Json = orjson.loads(metadata)
+    for path, value in added:
+        if _OVERLAY_DATA.fullmatch(path):
+            _add_overlay(json, path[:4], value, stored, number)
+        else:
+            _add(json, path, value, stored)
+    if not is_plain:
+        whole: Json = orjson.loads(unpack_metadata(document.metadata, ""))
+        json |= annotated(whole, options.annotation, number)
+        if options.icc_profile is not IccProfile.NO:
+            json |= _profile(whole, document, stored)
+    return orjson.dumps(json)
+
+
+def _tables(document: Document) -> list[tuple[str, BulkValue]]:
+    """The palettes and tables that are too large for the metadata; none of them where together they are no tables."""
+    found = [(path, value) for path, value in document.bulk.items() if _LOOK_UP_TABLE.fullmatch(path)]
+    size_bytes = sum(value.end - value.start for _, value in found)
+    return found if size_bytes <= _MAXIMUM_LOOK_UP_TABLE_BYTES else []
+
+
+def _overlay_data(document: Document) -> Iterator[tuple[str, BulkValue]]:
+    return ((path, value) for path, value in document.bulk.items() if _OVERLAY_DATA.fullmatch(path))
+
+
+def _add(json: Json, path: str, value: BulkValue, stored: StoredDataSet) -> None:
+    """Put a value that metadata only refers to in its place."""
+    *parents, tag = path.split("/")
+    item = json
+    for sequence, index in zip(parents[::2], parents[1::2], strict=True):
+        item = item[sequence]["Value"][int(index)]
+    item[tag] = _inline(_read(value, stored, 0, value.end - value.start))
+
+
+def _add_overlay(json: Json, group: str, value: BulkValue, stored: StoredDataSet, number: int) -> None:
+    """Put in only the plane of the frame, as one that lies over every frame; of none there is nothing left."""
+    place = place_of_frame(json, group, number)
+    if place is None:
+        for tag in [tag for tag in json if tag.startswith(group)]:
+            del json[tag]
+        return
+    first_bit, bits = place
+    if bits > 8 * _MAXIMUM_OVERLAY_BYTES:
+        raise TooLarge("An overlay is larger than the limit")
+    raw = _read(value, stored, first_bit // 8, (first_bit + bits + 7) // 8)
+    json[f"{group}3000"] = _inline(align_bits(raw, first_bit % 8, bits))
+    json.pop(f"{group}0015", None)
+
+
+def _read(value: BulkValue, stored: StoredDataSet, first: int, end: int) -> bytes:
+    """Bytes of a value in little endian order, wherever a range cuts its words."""
+    end = min(end, value.end - value.start)
+    if stored.transfer_syntax.is_little_endian:
+        return stored.read(value.start + first, value.start + end)
+    word_bytes = binary_word_bytes(value.vr)
+    start = first - first % word_bytes
+    last = min(end + -end % word_bytes, value.end - value.start)
+    return little_endian(stored.read(value.start + start, value.start + last), word_bytes)[first - start : end - start]
+
+
+def _inline(raw: bytes) -> JsonElement:
+    return {"vr": "OW", "InlineBinary": b64encode(raw).decode("ascii")}
+
+
+def _profile(whole: Json, document: Document, stored: StoredDataSet) -> Json:
+    """The ICC profile of the image or, on a slide, of its first optical path. PS3.3 §C.8.12.5"""
+    items = whole.get(_OPTICAL_PATH, {}).get("Value") or [{}]
+    sources = [source for source in (whole, items[0]) if isinstance(source, dict)]
+    found = {tag: source[tag] for source in reversed(sources) for tag in (ICC_PROFILE, COLOR_SPACE) if tag in source}
+    for path in _PROFILES:
+        value = document.bulk.get(path)
+        if value is not None and value.end - value.start <= MAXIMUM_PROFILE_BYTES:
+            return found | {ICC_PROFILE: _inline(_read(value, stored, 0, value.end - value.start))}
+    return found

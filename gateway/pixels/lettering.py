@@ -1,0 +1,81 @@
+"""Lettering: text on a picture, legible on any ground, with the best font that the machine has for it.
+
+Pillow's own font knows the letters of western Europe. Where the system has a wider one it is taken; a character that
+no font has is written as its number, never as a box that could be anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from storage.errors import Undecodable
+
+Font = ImageFont.FreeTypeFont
+# Where systems keep a font of many scripts, the widest first.
+_FONTS = (
+    Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+    Path("/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf"),
+    Path("/usr/share/fonts/TTF/DejaVuSans.ttf"),
+    Path("/usr/share/fonts/truetype/noto/NotoSans-Regular.ttf"),
+    Path("/Library/Fonts/Arial Unicode.ttf"),
+    Path("/System/Library/Fonts/Supplemental/Arial Unicode.ttf"),
+)
+_NO_CHARACTER = "\uffff"
+_SMALLEST_PIXELS, _LARGEST_PIXELS = 8, 64
+_LINES_PER_HEIGHT = 32
+
+
+@lru_cache(16)
+def font(pixels: int) -> Font:
+    """The font to write with, of a height in pixels."""
+    for path in _FONTS:
+        if path.is_file():
+            return ImageFont.truetype(str(path), pixels)
+    found = ImageFont.load_default(pixels)
+    if not isinstance(found, ImageFont.FreeTypeFont):
+        raise Undecodable("There is no font to write with")
+    return found
+
+
+def written(text: str, letters: Font) -> str:
+    """The text as the font can show it; other characters as their numbers. U+5C71 becomes <5C71>."""
+    return "".join(
+        character if character.isspace() or _has(letters, character) else f"<{ord(character):04X}>"
+        for character in text
+    )
+
+
+@lru_cache(4096)
+def _has(letters: Font, character: str) -> bool:
+    return bytes(letters.getmask(character)) != bytes(letters.getmask(_NO_CHARACTER))
+
+
+def write_corners(image: Image.Image, top: Sequence[str], bottom: Sequence[str]) -> None:
+    """Write lines from the upper left corner down, and others up to the lower left one; what has no room is smaller."""
+    lines = max(1, len(top) + len(bottom) + 1)
+    pixels = min(_LARGEST_PIXELS, image.height // max(_LINES_PER_HEIGHT, lines))
+    letters = font(max(_SMALLEST_PIXELS, pixels))
+    draw = ImageDraw.Draw(image)
+    margin = letters.size / 2
+    for text, corner, y in ((top, "la", margin), (bottom, "ld", image.height - margin)):
+        if text:
+            shown = "\n".join(written(line, letters) for line in text)
+            _write(draw, (margin, y), shown, letters, corner)
+
+
+def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, letters: Font, anchor: str) -> None:
+    """White letters with a black rim, in the mode of the picture."""
+    draw.multiline_text(
+        place,
+        text,
+        fill="white",
+        font=letters,
+        anchor=anchor,
+        spacing=letters.size / 4,
+        stroke_width=1,
+        stroke_fill="black",
+    )

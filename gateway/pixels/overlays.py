@@ -1,0 +1,116 @@
+"""Overlay planes: single bits that lie over an image, in elements of their own or in unused bits of its pixels.
+
+Pure. Graphics are drawn as they are; of a region of interest only the outline, so that it hides nothing.
+PS3.3 §C.9.2, §C.9.3, PS3.5 §8.1.2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gateway.pixels.description import MAXIMUM_FRAME_PIXELS, PixelDescription
+from gateway.pixels.elements import DataSet, bytes_of, integer_of, numbers_of, text_of
+from gateway.pixels.native import Pixels
+from storage.errors import Undecodable
+
+_ROWS, _COLUMNS, _FRAMES, _TYPE, _ORIGIN, _FIRST_FRAME = "0010", "0011", "0015", "0040", "0050", "0051"
+_BITS_ALLOCATED, _BIT_POSITION, _DATA = "0100", "0102", "3000"
+_WHITE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """The plane of one frame.
+
+    top, left: the pixel of the image, from 0, on which its first point lies; may be outside. bits: its points row by
+    row, low bit first. bit_position: where they are in the pixels instead, from the lowest bit; else -1.
+    """
+
+    rows: int
+    columns: int
+    top: int
+    left: int
+    is_region: bool
+    bits: bytes = b""
+    bit_position: int = -1
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it lies in bits of the pixels; retired, and in many an archive."""
+        return self.bit_position >= 0
+
+    def points(self) -> Pixels:
+        """(rows, columns) of 0 and 1, of a plane that is not embedded."""
+        values = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.rows * self.columns, bitorder="little")
+        return values.reshape(self.rows, self.columns)
+
+
+def place_of_frame(metadata: DataSet, group: str, frame_number: int) -> tuple[int, int] | None:
+    """First bit and number of bits of the plane of a frame in Overlay Data; None when the frame has none.
+
+    A plane of a single frame lies over every frame. PS3.3 §C.9.3.1
+    """
+    size = _count(metadata, group + _ROWS) * _count(metadata, group + _COLUMNS)
+    frames = _count(metadata, group + _FRAMES)
+    index = frame_number - _count(metadata, group + _FIRST_FRAME, 1) if frames > 1 else 0
+    return (index * size, size) if size > 0 and 0 <= index < max(1, frames) else None
+
+
+def overlays(metadata: DataSet, description: PixelDescription) -> Iterator[Overlay]:
+    """The planes that lie over a frame, by group. Raises Undecodable for one that is not what its elements say."""
+    for group in sorted({tag[:4] for tag in metadata if tag.startswith("60") and tag[4:] == _ROWS}):
+        place = place_of_frame(metadata, group, description.frame_number)
+        if place is None:
+            continue
+        top, left = (*numbers_of(metadata, group + _ORIGIN), 1.0, 1.0)[:2]
+        plane = Overlay(
+            rows=_count(metadata, group + _ROWS),
+            columns=_count(metadata, group + _COLUMNS),
+            top=int(top) - 1,
+            left=int(left) - 1,
+            is_region=text_of(metadata, group + _TYPE) == "R",
+        )
+        if group + _DATA in metadata:
+            yield replace(plane, bits=_bits(metadata, group, *place))
+        elif _count(metadata, group + _BITS_ALLOCATED, 1) > 1:
+            last = description.bits_allocated - 1
+            yield replace(plane, bit_position=integer_of(metadata, group + _BIT_POSITION, minimum=0, maximum=last))
+
+
+def _count(metadata: DataSet, tag: str, default: int = 0) -> int:
+    return integer_of(metadata, tag, default, minimum=0, maximum=MAXIMUM_FRAME_PIXELS)
+
+
+def _bits(metadata: DataSet, group: str, first: int, count: int) -> bytes:
+    """``count`` bits of Overlay Data from bit ``first`` on, which need not start a byte."""
+    stored = bytes_of(metadata, group + _DATA)
+    if len(stored) * 8 < first + count:
+        raise Undecodable("An overlay is truncated", tag=group + _DATA)
+    if first % 8 == 0:
+        return stored[first // 8 : (first + count + 7) // 8]
+    values = np.unpackbits(np.frombuffer(stored, np.uint8), count=first + count, bitorder="little")
+    return np.packbits(values[first:], bitorder="little").tobytes()
+
+
+def draw(shown: Pixels, overlay: Overlay, points: Pixels) -> None:
+    """Draw a plane white into a picture of the image's size; what lies outside is left out."""
+    rows, columns = shown.shape[:2]
+    top, left = max(0, overlay.top), max(0, overlay.left)
+    bottom, right = min(rows, overlay.top + overlay.rows), min(columns, overlay.left + overlay.columns)
+    if top >= bottom or left >= right:
+        return
+    if overlay.is_region:
+        points = _outline(points)
+    part = points[top - overlay.top : bottom - overlay.top, left - overlay.left : right - overlay.left]
+    shown[top:bottom, left:right][part != 0] = _WHITE
+
+
+def _outline(points: Pixels) -> Pixels:
+    """The points of an area that have a neighbour outside."""
+    around = np.pad(points != 0, 1)
+    inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+    outline: Pixels = (points != 0) & ~inner
+    return outline
