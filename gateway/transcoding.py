@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -80,6 +81,17 @@ def native_frame(stored: StoredDataSet, document: Document, table: FrameTable, n
     return little_endian(stored.read(first, last), word_bytes)[start - first : end - first]
 
 
+@contextmanager
+def decoding() -> Iterator[None]:
+    """A turn of a thread that answers HTTP to wait for a decoding process. Raises Overloaded when none comes."""
+    if not _AT_ONCE.acquire(timeout=_WAIT_SECONDS):
+        raise Overloaded("Too many frames are decoded at once")
+    try:
+        yield
+    finally:
+        _AT_ONCE.release()
+
+
 def summary_of(transcoder: Transcoder, document: Document) -> Summary:
     """What describes the pixels of a content, made once and kept: of an object of many frames it is costly."""
     key = f"{document.instance.digest} {document.instance.transfer_syntax_uid}"
@@ -147,9 +159,7 @@ class Conversion:
         if frame_bytes(self.table, number) > MAXIMUM_FRAME_BYTES:
             raise TooLarge("The frame is larger than the limit")
         syntax = transfer_syntax(instance.transfer_syntax_uid)
-        if not _AT_ONCE.acquire(timeout=_WAIT_SECONDS):
-            raise Overloaded("Too many frames are transcoded at once")
-        try:
+        with decoding():
             made = self.transcoder.transcode(
                 self._summary.of_frame(number),
                 syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN,
@@ -157,8 +167,6 @@ class Conversion:
                 native_frame(self.stored, self.document, self.table, number),
                 self._encoding_uid,
             )
-        finally:
-            _AT_ONCE.release()
         packed = made.packed()
         self.transcoder.pictures.put(key, packed, len(packed))
         return made

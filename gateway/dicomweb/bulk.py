@@ -6,7 +6,7 @@ Nothing here holds a value: bodies are streams of ranges, read in threads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -107,14 +107,24 @@ async def bulk_data(request: Request) -> Response:
         kind = content_type(chosen.media_type, EXPLICIT_VR_LITTLE_ENDIAN)
         parts = ((kind, url, _pieces(session, instance, value, value.start, value.end)) for _ in range(1))
         return multipart_response(chosen.media_type, parts, {"ETag": etag, **NO_SNIFF})
-    return _ranged(request, session, instance, value, headers)
+
+    def pieces_of(first: int, last: int) -> Iterator[bytes]:
+        return _pieces(session, instance, value, value.start + first, value.start + last)
+
+    return ranged(request, value.end - value.start, headers, OCTET_STREAM, pieces_of)
 
 
-def _ranged(
-    request: Request, session: Session, instance: Instance, value: BulkValue, headers: dict[str, str]
+def ranged(
+    request: Request,
+    size_bytes: int,
+    headers: dict[str, str],
+    media_type: str,
+    pieces_of: Callable[[int, int], Iterator[bytes]],
 ) -> Response:
-    """One value, or the one range of it that is asked for (G20). RFC 9110 §14"""
-    size_bytes = value.end - value.start
+    """A value of ``size_bytes``, or the one range of it that is asked for (G20). RFC 9110 §14
+
+    headers: with its ETag. pieces_of: gives the bytes from one place to another.
+    """
     first, last, status = 0, size_bytes, 200
     asked = request.headers.get("range", "")
     if asked.startswith("bytes=") and request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
@@ -124,8 +134,7 @@ def _ranged(
         (first, last), status = found, 206
         headers = {**headers, "Content-Range": f"bytes {first}-{last - 1}/{size_bytes}"}
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(last - first)}
-    pieces = _pieces(session, instance, value, value.start + first, value.start + last)
-    return Stream(pieces, status, headers, "application/octet-stream")
+    return Stream(pieces_of(first, last), status, headers, media_type)
 
 
 def byte_range(text: str, size_bytes: int) -> tuple[int, int] | None:

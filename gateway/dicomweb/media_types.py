@@ -110,6 +110,17 @@ RENDERED_OFFERS = (
 )
 
 
+def rendered_offers(*, is_several: bool = False, is_thumbnail: bool = False) -> tuple[Representation, ...]:
+    """Pictures: one, or of several frames that are named one part each, or an animation. PS3.18 §8.7.4
+
+    Of an instance of several frames all are to be had in parts, and as an animation; one picture is the default.
+    """
+    if is_thumbnail:
+        return RENDERED_OFFERS
+    parts = tuple(Representation(offer.media_type, is_multipart=True) for offer in RENDERED_OFFERS)
+    return (*parts, Representation("image/gif")) if is_several else (*RENDERED_OFFERS, *parts)
+
+
 def instance_offers(
     stored_uids: Collection[str], *, is_single: bool, converted: Sequence[str] = (EXPLICIT_VR_LITTLE_ENDIAN,)
 ) -> tuple[Representation, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -17,12 +17,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__, metrics
-from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate
+from gateway.dicomweb.media_types import negotiate, rendered_offers
 from gateway.dicomweb.particulars import completed
-from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, is_unchanged, not_modified, path_scope
-from gateway.dicomweb.wado import frame_numbers
+from gateway.dicomweb.responses import (
+    NO_SNIFF,
+    PRIVATE,
+    base_url,
+    is_unchanged,
+    not_modified,
+    path_scope,
+    resource_url,
+)
+from gateway.dicomweb.video import is_video, video, video_offer
+from gateway.dicomweb.wado import frame_numbers, multipart_response
 from gateway.http import Lane, Stream, session_of
+from gateway.pixels.animation import animated, delay_of
 from gateway.pixels.options import (
+    GIF,
     VOI_FUNCTION_PARAMETERS,
     Annotation,
     IccProfile,
@@ -33,11 +44,11 @@ from gateway.pixels.options import (
 )
 from gateway.pixels.summary import Summary
 from gateway.session import Session
-from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, frame_bytes, native_frame, summary_of
+from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, decoding, frame_bytes, native_frame, summary_of
 from storage.dicomjson import unpack_metadata
 from storage.errors import BadRequest, NotAcceptable, NotFound, TooLarge, Undecodable
 from storage.frames import FrameTable
-from storage.model import Document, Instance, Scope
+from storage.model import Document, Instance, Level, Scope
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
 _ENCAPSULATED_DOCUMENT = "00420011"
@@ -45,6 +56,7 @@ _MIME_TYPE = "00420012"
 _PDF = "application/pdf"
 RENDER_THREADS = 4
 RENDERS_WAITING = 64
+MAXIMUM_FRAMES_SHOWN = 4_096
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
 
@@ -79,16 +91,67 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
     """All of a request, in one change of threads: a picture that is kept, or that the client has, costs one row."""
     scope = path_scope(request)
     asked = request.path_params.get("frames")
-    number = _one_frame(asked) if asked else 0
     session = session_of(request)
     instance = _representative(session, scope)
+    accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
+    if not is_thumbnail and is_video(instance):
+        negotiate(accepts, (video_offer(instance),))
+        return video(request, instance)
     if not is_thumbnail and not instance.number_of_frames:
         document = session.document(instance.scope)
         if document.bulk.get(_ENCAPSULATED_DOCUMENT):
             return _document_itself(request, session, document)
-    accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
-    options = options_of(request, negotiate(accepts, RENDERED_OFFERS).media_type, is_thumbnail=is_thumbnail)
-    return shown(request, instance, number, options)
+    numbers = frame_numbers(asked) if asked else _all_frames(instance, scope)
+    is_several = bool(asked) and len(numbers) > 1
+    chosen = negotiate(accepts, rendered_offers(is_several=is_several, is_thumbnail=is_thumbnail))
+    options = options_of(request, chosen.media_type, is_thumbnail=is_thumbnail)
+    if is_thumbnail and is_several:
+        raise BadRequest("One frame at a time has a thumbnail")
+    if chosen.is_multipart or (chosen.media_type == GIF and len(numbers) > 1 and not is_thumbnail):
+        return _several(request, instance, numbers, options, is_multipart=chosen.is_multipart)
+    return shown(request, instance, numbers[0] if asked else 0, options)
+
+
+def _all_frames(instance: Instance, scope: Scope) -> Sequence[int]:
+    """Those of an instance that was asked for, of what is no image one; only the middle of what stands for others."""
+    if scope.level is Level.INSTANCE:
+        return range(1, max(1, instance.number_of_frames) + 1)
+    return (max(1, (instance.number_of_frames + 1) // 2),)
+
+
+def _several(
+    request: Request, instance: Instance, numbers: Sequence[int], options: RenderOptions, *, is_multipart: bool
+) -> Response:
+    """Pictures of frames as parts, or as an animation; each is drawn when its turn comes. PS3.18 §8.7.4"""
+    if len(numbers) > MAXIMUM_FRAMES_SHOWN:
+        raise TooLarge("The instance has more frames than are shown at once")
+    every = [Wanted.of(instance, number, options) for number in (numbers[0], max(numbers))]
+    form = f"{numbers!r} {is_multipart} {every[0].key}"
+    etag = f'"{hashlib.sha256(form.encode("ascii")).hexdigest()[:32]}"'
+    if is_unchanged(request, etag):
+        return not_modified(etag)
+    session = session_of(request)
+    document = session.document(instance.scope)
+    renderer: Renderer = request.app.state.pool
+    pictures = (_kept(session, renderer, document, number, options) for number in numbers)
+    headers = {**NO_SNIFF, "ETag": etag}
+    if not is_multipart:
+        delay = delay_of(orjson.loads(unpack_metadata(document.metadata, "")))
+        return Stream(animated(pictures, delay), 200, {**PRIVATE, **headers}, options.media_type)
+    url = resource_url(base_url(request), instance.scope)
+    named = zip(numbers, pictures, strict=True)
+    parts = ((options.media_type, f"{url}/frames/{number}/rendered", (picture,)) for number, picture in named)
+    return multipart_response(options.media_type, parts, headers)
+
+
+def _kept(session: Session, renderer: Renderer, document: Document, number: int, options: RenderOptions) -> bytes:
+    """The picture of a frame of a document, made in a turn of its own where it is not kept."""
+    wanted = Wanted.of(document.instance, number, options)
+    picture = renderer.pictures.get(wanted.key)
+    if picture is not None:
+        return picture
+    with decoding():
+        return _draw(session, renderer, document, wanted)
 
 
 def shown(request: Request, instance: Instance, number: int, options: RenderOptions) -> Response:
@@ -127,13 +190,6 @@ class Wanted:
     def etag(self) -> str:
         """The name of the representation for clients. RFC 9110 §8.8.3"""
         return f'"{self.key[:32]}"'
-
-
-def _one_frame(text: str) -> int:
-    numbers = frame_numbers(text)
-    if len(numbers) != 1:
-        raise BadRequest("One frame at a time can be rendered")
-    return numbers[0]
 
 
 def _representative(session: Session, scope: Scope) -> Instance:

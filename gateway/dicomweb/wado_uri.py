@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from gateway.dicomweb.media_types import DICOM, RENDERED_OFFERS, Representation, negotiate
 from gateway.dicomweb.rendered import annotation_of, decimal, integer, lane, shown
+from gateway.dicomweb.video import is_video, video, video_offer
 from gateway.dicomweb.wado import single_instance
 from gateway.http import session_of
 from gateway.pixels.options import Region, RenderOptions, Viewport, Window
@@ -59,6 +60,9 @@ def _retrieve(request: Request) -> Response:
     if chosen.media_type == DICOM:
         return _dicom(request, query, instance)
     _refuse(query, _OF_DICOM, "The parameter {} is for DICOM objects only")
+    if is_video(instance):
+        _refuse(query, _OF_PICTURES, "The parameter {} is for pictures only")
+        return video(request, instance)
     number = integer(query["frameNumber"], "frameNumber") if "frameNumber" in query else 0
     if number > instance.number_of_frames or ("frameNumber" in query and number == 0):
         raise BadRequest("The parameter frameNumber names no frame of the object")
@@ -86,8 +90,10 @@ def _query(request: Request) -> Query:
 
 
 def _offers(instance: Instance) -> tuple[Representation, ...]:
-    """What can be had, the default first: a picture of what is one, else the object itself; no video (U2)."""
+    """What can be had, the default first: a picture or video of what is one, else the object itself (U2)."""
     itself = Representation(DICOM)
+    if is_video(instance):
+        return (video_offer(instance), itself)
     return (*RENDERED_OFFERS, itself) if instance.number_of_frames else (itself,)
 
 

@@ -65,7 +65,6 @@ def test_frames_are_rendered_one_by_one(samples):
     assert picture(samples.get(f"{url}/frames/7/thumbnail")).width <= 128
     assert samples.get(f"{url}/frames/13/rendered").status_code == 404
     assert samples.get(f"{url}/frames/0/rendered").status_code == 400
-    assert samples.get(f"{url}/frames/1,2/rendered").status_code == 400
 
 
 def test_the_query_may_name_the_type_for_browsers(samples):
