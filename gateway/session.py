@@ -85,6 +85,16 @@ class Session:
         self.actor.permit(Verb.RETRIEVE)
         return self._archive.document(scope)
 
+    def thumbnail(self, instance: Instance, name: str) -> bytes | None:
+        """A picture of an instance that this session found, if one of that name is kept."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.thumbnail(instance, name)
+
+    def keep_thumbnail(self, instance: Instance, name: str, picture: bytes) -> None:
+        """Keep a picture that was made of an instance. Nobody can tell it from one made anew."""
+        self.actor.permit(Verb.RETRIEVE)
+        self._archive.keep_thumbnail(instance, name, picture)
+
     def open(self, instance: Instance) -> StoredDataSet:
         """The bytes of an instance that this session found."""
         self.actor.permit(Verb.RETRIEVE)

@@ -120,6 +120,14 @@ class Archive:
         """One instance with what was derived at ingest. Raises NotFound or Gone."""
         return next(self.documents(scope))
 
+    def thumbnail(self, instance: Instance, name: str) -> bytes | None:
+        """The picture that was kept of an instance under that name, if it still is."""
+        return self._index.thumbnail(instance.sop_instance_uid, name)
+
+    def keep_thumbnail(self, instance: Instance, name: str, picture: bytes) -> None:
+        """Keep a picture of an instance. See ``Index.keep_thumbnail``."""
+        self._index.keep_thumbnail(instance.sop_instance_uid, name, picture)
+
     def open(self, instance: Instance) -> StoredDataSet:
         """The instance's bytes. Raises CorruptObject when the row has no object, which I1 forbids."""
         try:

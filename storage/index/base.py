@@ -88,6 +88,14 @@ class Index(Protocol):
         """The same instances in the same order with what was derived at ingest; streamed, in constant memory."""
         ...
 
+    def thumbnail(self, sop_instance_uid: str, name: str) -> bytes | None:
+        """The picture that was kept of an instance under that name, if it still is."""
+        ...
+
+    def keep_thumbnail(self, sop_instance_uid: str, name: str, picture: bytes) -> None:
+        """Keep a picture of an instance, one at a time, as long as the instance is there. Not if it is not."""
+        ...
+
     def is_deleted(self, scope: Scope) -> bool:
         """Whether the resource is known to have been deleted (and is not there again)."""
         ...

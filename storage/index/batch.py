@@ -419,6 +419,7 @@ class Batch:
         for text in (
             f"DELETE FROM rival WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
             f"DELETE FROM document WHERE instance IN {chosen}",  # noqa: S608 - constants
+            f"DELETE FROM thumbnail WHERE instance IN {chosen}",  # noqa: S608 - constants
             f"DELETE FROM instance WHERE id IN {chosen}",  # noqa: S608 - constants
         ):
             self._connection.execute(text, parameters)

@@ -62,6 +62,14 @@ _CHANGES = (
     "SELECT sequence, kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at FROM change "
     "WHERE sequence > ? ORDER BY sequence LIMIT ?"
 )
+_THUMBNAIL = (
+    "SELECT picture FROM thumbnail JOIN instance ON thumbnail.instance = instance.id "
+    "WHERE instance.sop_instance_uid = ? AND thumbnail.name = ?"
+)
+_KEEP_THUMBNAIL = (
+    "INSERT INTO thumbnail (instance, name, picture) SELECT id, ?, ? FROM instance WHERE sop_instance_uid = ? "
+    "ON CONFLICT (instance) DO UPDATE SET name = excluded.name, picture = excluded.picture"
+)
 _IS_BURIED = (
     "SELECT EXISTS (SELECT 1 FROM tombstone WHERE study_instance_uid = ? AND series_instance_uid = ? "
     "AND sop_instance_uid = ?)"
@@ -223,6 +231,19 @@ class RelationalIndex:
                 place = (row[0], document.instance.sop_instance_uid)
             if len(rows) < DOCUMENTS_AT_ONCE:
                 return
+
+    def thumbnail(self, sop_instance_uid: str, name: str) -> bytes | None:
+        """See ``Index.thumbnail``."""
+        rows = self._rows(_THUMBNAIL, (sop_instance_uid, name))
+        return bytes(rows[0][0]) if rows else None
+
+    def keep_thumbnail(self, sop_instance_uid: str, name: str, picture: bytes) -> None:
+        """See ``Index.keep_thumbnail``."""
+
+        def keep(connection: Connection) -> None:
+            connection.execute(_KEEP_THUMBNAIL, (name, picture, sop_instance_uid))
+
+        self._committer.run(lambda batch: batch.apart(keep))
 
     def is_deleted(self, scope: Scope) -> bool:
         """See ``Index.is_deleted``."""

@@ -595,6 +595,25 @@ class IndexContract:
         assert answer.attributes["00080062"]["Value"] == [CT_IMAGE]
         assert_counts_equal_rows(index)
 
+    def test_a_thumbnail_is_kept_under_its_name_as_long_as_its_instance(self, index):
+        one, other = entry(1, 1, 1), entry(1, 1, 2)
+        index.add(one)
+        index.add(other)
+        sop, second = one.instance.sop_instance_uid, other.instance.sop_instance_uid
+        assert index.thumbnail(sop, "name") is None
+        index.keep_thumbnail(sop, "name", b"\0picture\xff")
+        index.keep_thumbnail(second, "name", b"other")
+        assert index.thumbnail(sop, "name") == b"\0picture\xff"
+        assert index.thumbnail(sop, "another") is None
+        index.keep_thumbnail(sop, "another", b"newer")
+        assert (index.thumbnail(sop, "name"), index.thumbnail(sop, "another")) == (None, b"newer")
+        index.delete(one.instance.scope)
+        assert index.thumbnail(sop, "another") is None
+        index.keep_thumbnail(sop, "another", b"late")
+        index.add(one)
+        assert index.thumbnail(sop, "another") is None
+        assert index.thumbnail(second, "name") == b"other"
+
     def test_what_was_never_there_is_not_deleted(self, index):
         assert index.delete(study_scope(1)) == []
         assert not index.is_deleted(study_scope(1))
