@@ -1,6 +1,6 @@
-"""The data dictionary: Value Representations and keywords of tags. PS3.6 §6
+"""The data dictionary: Value Representations and keywords of tags, names of UIDs. PS3.6 §6, §A
 
-The table is the one that pydicom ships, read from its file without importing pydicom itself, which would bring numpy
+The tables are those that pydicom ships, read from their files without importing pydicom itself, which would bring numpy
 and 40 MB into every process that only has to look up a VR. The dependency is held to versions that have this file.
 """
 
@@ -11,22 +11,28 @@ import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 _Row = tuple[str, str, str, str, str]  # VR, VM, name, retired, keyword
+
+
+def _file_of_pydicom(name: str) -> Any:
+    package = importlib.util.find_spec("pydicom")
+    assert package is not None
+    assert package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0]) / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(f"storage.{name}", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @cache
 def _tables() -> tuple[Mapping[int, _Row], Mapping[str, _Row]]:
     """The rows by tag, and those of repeating groups by mask, in which ``x`` is any digit."""
-    package = importlib.util.find_spec("pydicom")
-    assert package is not None
-    assert package.submodule_search_locations
-    path = Path(package.submodule_search_locations[0]) / "_dicom_dict.py"
-    specification = importlib.util.spec_from_file_location("storage._dicom_dict", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = _file_of_pydicom("_dicom_dict")
     return module.DicomDictionary, module.RepeatersDictionary
 
 
@@ -61,6 +67,18 @@ def keyword_of(tag: int) -> str:
     """The keyword of a tag, empty for a private one and for one that nobody knows. PS3.6 §6"""
     row = None if (tag >> 16) & 1 else _row(tag)
     return "" if row is None else row[4]
+
+
+@cache
+def _uids() -> Mapping[str, _Row]:
+    names: Mapping[str, _Row] = _file_of_pydicom("_uid_dict").UID_dictionary
+    return names
+
+
+def uid_name(uid: str) -> str:
+    """The name of a UID that the standard defines, empty for any other. PS3.6 §A"""
+    row = _uids().get(uid)
+    return "" if row is None else row[0]
 
 
 def keyword_path(path: str) -> str:

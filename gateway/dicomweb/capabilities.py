@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dicomweb import bulk, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb.documents import ENCAPSULATED, REPORT_OFFERS
 from gateway.dicomweb.media_types import (
     DICOM,
     DICOM_JSON,
@@ -75,6 +76,7 @@ _INSTANCES = (*_syntaxes(DICOM, is_multipart=True), _STORED, DICOM, ZIP)
 _FRAMES = (*_syntaxes(None, is_multipart=True), f'multipart/related; type="{OCTET_STREAM}"; transfer-syntax=*')
 _BULK = (f'multipart/related; type="{OCTET_STREAM}"', OCTET_STREAM)
 _PICTURES = _texts(RENDERED_OFFERS)
+_DOCUMENTS = tuple(dict.fromkeys((*_texts(REPORT_OFFERS), *ENCAPSULATED)))
 
 DESCRIBED: Mapping[Endpoint, Described] = {
     qido.studies: Described("SearchForStudies", _SEARCH, _texts(METADATA_OFFERS)),
@@ -87,9 +89,10 @@ DESCRIBED: Mapping[Endpoint, Described] = {
     bulk.bulk_data: Described("RetrieveBulkData", ("accept",), _BULK),
     bulk.all_bulk_data: Described("RetrieveAllBulkData", ("accept",), _BULK[:1]),
     bulk.pixel_data: Described("RetrievePixelData", ("accept",), _BULK[:1]),
-    rendered.rendered: Described("RetrieveRendered", _RENDERED, _PICTURES),
+    rendered.rendered: Described("RetrieveRendered", _RENDERED, (*_PICTURES, *_DOCUMENTS)),
+    rendered.rendered_frame: Described("RetrieveRendered", _RENDERED, _PICTURES),
     rendered.thumbnail: Described("RetrieveThumbnail", ("accept", "viewport"), _PICTURES),
-    wado_uri.retrieve: Described("RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_PICTURES, DICOM)),
+    wado_uri.retrieve: Described("RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_PICTURES, *_DOCUMENTS, DICOM)),
 }
 """By endpoint of the table of routes."""
 

@@ -1,5 +1,5 @@
-"""Rendered images and thumbnails: a frame's bytes go to a decoding process, a picture comes back. PS3.18 §10.4.1.1.3,
-§10.4.1.1.4, §8.3.5
+"""Rendered images and thumbnails: a frame's bytes go to a decoding process, a picture comes back. Documents are not
+drawn: ``documents`` has them. PS3.18 §10.4.1.1.3, §10.4.1.1.4, §8.3.5
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__, metrics
+from gateway.dicomweb.documents import offers_of, readable
 from gateway.dicomweb.media_types import negotiate, rendered_offers
 from gateway.dicomweb.particulars import completed
 from gateway.dicomweb.responses import (
@@ -34,6 +35,7 @@ from gateway.http import Lane, Stream, session_of
 from gateway.pixels.animation import animated, delay_of
 from gateway.pixels.options import (
     GIF,
+    JPEG,
     VOI_FUNCTION_PARAMETERS,
     Annotation,
     IccProfile,
@@ -51,9 +53,6 @@ from storage.frames import FrameTable
 from storage.model import Document, Instance, Level, Scope
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
-_ENCAPSULATED_DOCUMENT = "00420011"
-_MIME_TYPE = "00420012"
-_PDF = "application/pdf"
 RENDER_THREADS = 4
 RENDERS_WAITING = 64
 MAXIMUM_FRAMES_SHOWN = 4_096
@@ -72,7 +71,12 @@ class Renderer(Transcoder, Protocol):
 
 
 async def rendered(request: Request) -> Response:
-    """A picture for people to look at, of a frame, an instance, or the middle of a series or study."""
+    """For people to look at: a picture of an instance, or of the middle one of a series or study; or a document."""
+    return await lane().run(_picture, request, is_thumbnail=False)
+
+
+async def rendered_frame(request: Request) -> Response:
+    """A picture of one frame."""
     return await lane().run(_picture, request, is_thumbnail=False)
 
 
@@ -97,10 +101,11 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
     if not is_thumbnail and is_video(instance):
         negotiate(accepts, (video_offer(instance),))
         return video(request, instance)
-    if not is_thumbnail and not instance.number_of_frames:
+    if not (is_thumbnail or asked or instance.number_of_frames):
         document = session.document(instance.scope)
-        if document.bulk.get(_ENCAPSULATED_DOCUMENT):
-            return _document_itself(request, session, document)
+        if offers := offers_of(document):
+            options_of(request, JPEG, is_thumbnail=False)  # which have no effect, but are checked
+            return readable(request, document, negotiate(accepts, offers).media_type)
     numbers = frame_numbers(asked) if asked else _all_frames(instance, scope)
     is_several = bool(asked) and len(numbers) > 1
     chosen = negotiate(accepts, rendered_offers(is_several=is_several, is_thumbnail=is_thumbnail))
@@ -237,25 +242,6 @@ def _icon(summary: Summary, options: RenderOptions) -> bytes:
     from gateway.pixels.icons import icon, icon_kind  # noqa: PLC0415
 
     return icon(icon_kind(orjson.loads(summary.common)), options)
-
-
-def _document_itself(request: Request, session: Session, document: Document) -> Response:
-    """An encapsulated PDF is its own picture (field use: browsers show it in a frame). PS3.18 Table 8.7.4-1"""
-    json = orjson.loads(unpack_metadata(document.metadata, ""))
-    if (json.get(_MIME_TYPE, {}).get("Value") or [""])[0] != _PDF:
-        raise NotAcceptable("A document of this kind cannot be rendered")
-    value = document.bulk[_ENCAPSULATED_DOCUMENT]
-    etag = f'"{document.instance.digest[:32]}-document"'
-    if is_unchanged(request, etag):
-        return not_modified(etag)
-
-    def body() -> Iterator[bytes]:
-        with session.open(document.instance) as stored:
-            yield from stored.chunks(value.start, value.end)
-
-    headers = {**PRIVATE, **NO_SNIFF, "ETag": etag, "Content-Disposition": "inline"}
-    headers["Content-Length"] = str(value.end - value.start)
-    return Stream(body(), 200, headers, _PDF)
 
 
 def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> RenderOptions:

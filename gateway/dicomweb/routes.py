@@ -44,7 +44,7 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", _INSTANCE + "/bulkdata/{path:path}", bulk.bulk_data),
     ("GET", _URI, wado_uri.retrieve),
     ("GET", _FRAMES, wado.frames),
-    ("GET", _FRAMES + "/rendered", rendered.rendered),
+    ("GET", _FRAMES + "/rendered", rendered.rendered_frame),
     ("GET", _FRAMES + "/thumbnail", rendered.thumbnail),
 )
 

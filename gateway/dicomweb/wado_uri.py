@@ -1,4 +1,4 @@
-"""WADO-URI: one object, as DICOM or as a picture, named by the parameters of a query. PS3.18 §9
+"""WADO-URI: one object, as DICOM, a picture or a document, named by the parameters of a query. PS3.18 §9
 
 The older sibling of Retrieve, for clients that know no multipart: the answer is one part always (U13).
 """
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.dicomweb.documents import REPORT_OFFERS, is_report, offers_of, readable
 from gateway.dicomweb.media_types import DICOM, RENDERED_OFFERS, Representation, negotiate
 from gateway.dicomweb.rendered import annotation_of, decimal, integer, lane, shown
 from gateway.dicomweb.video import is_video, video, video_offer
@@ -19,7 +20,7 @@ from gateway.dicomweb.wado import single_instance
 from gateway.http import session_of
 from gateway.pixels.options import Region, RenderOptions, Viewport, Window
 from storage.errors import BadRequest, NotAcceptable
-from storage.model import Instance, Scope
+from storage.model import Document, Instance, Scope
 from storage.uids import is_uid
 
 _UIDS = ("studyUID", "seriesUID", "objectUID")
@@ -54,15 +55,16 @@ async def retrieve(request: Request) -> Response:
 
 def _retrieve(request: Request) -> Response:
     query = _query(request)
-    instance = session_of(request).instances(Scope(*(query[name] for name in _UIDS)))[0]
-    offers = _offers(instance)
-    chosen = negotiate([query.get("contentType", "")], offers)
+    session = session_of(request)
+    instance = session.instances(Scope(*(query[name] for name in _UIDS)))[0]
+    document = None if instance.number_of_frames else session.document(instance.scope)
+    chosen = negotiate([query.get("contentType", "")], _offers(instance, document))
     if chosen.media_type == DICOM:
         return _dicom(request, query, instance)
     _refuse(query, _OF_DICOM, "The parameter {} is for DICOM objects only")
-    if is_video(instance):
+    if is_video(instance) or document is not None:
         _refuse(query, _OF_PICTURES, "The parameter {} is for pictures only")
-        return video(request, instance)
+        return video(request, instance) if document is None else readable(request, document, chosen.media_type)
     number = integer(query["frameNumber"], "frameNumber") if "frameNumber" in query else 0
     if number > instance.number_of_frames or ("frameNumber" in query and number == 0):
         raise BadRequest("The parameter frameNumber names no frame of the object")
@@ -89,12 +91,22 @@ def _query(request: Request) -> Query:
     return MappingProxyType(query)
 
 
-def _offers(instance: Instance) -> tuple[Representation, ...]:
-    """What can be had, the default first: a picture or video of what is one, else the object itself (U2)."""
+def _offers(instance: Instance, document: Document | None) -> tuple[Representation, ...]:
+    """What can be had, the default first: a picture of what is one, a video, text of a report, else the object (U2).
+
+    A document that is encapsulated is no report: its default is the object.
+    """
     itself = Representation(DICOM)
     if is_video(instance):
         return (video_offer(instance), itself)
-    return (*RENDERED_OFFERS, itself) if instance.number_of_frames else (itself,)
+    if document is None:
+        return (*RENDERED_OFFERS, itself)
+    if is_report(instance.sop_class_uid):
+        return (*REPORT_OFFERS, itself)
+    try:
+        return (itself, *offers_of(document))
+    except NotAcceptable:
+        return (itself,)
 
 
 def _dicom(request: Request, query: Query, instance: Instance) -> Response:

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from pydicom import charset, datadict
+from pydicom import charset, datadict, uid
 
 from storage.charsets import ENCODINGS, ESCAPES
-from storage.dictionary import dictionary_vr, keyword_of, keyword_path, tag_of, tag_path
+from storage.dictionary import dictionary_vr, keyword_of, keyword_path, tag_of, tag_path, uid_name
 
 
 def test_every_tag_has_the_vr_that_pydicom_knows():
@@ -33,6 +33,12 @@ def test_private_and_unknown_tags_have_a_vr(tag, vr):
 def test_keywords_lead_to_their_tags():
     assert tag_of("PatientName") == 0x00100010
     assert tag_of("NoSuchWord") is None
+
+
+def test_uids_have_the_names_that_pydicom_knows():
+    for one in (uid.CTImageStorage, uid.EnhancedSRStorage, uid.KeyObjectSelectionDocumentStorage, uid.RLELossless):
+        assert uid_name(one) == one.name
+    assert uid_name("1.2.3") == ""
 
 
 def test_every_tag_has_the_keyword_that_pydicom_knows():

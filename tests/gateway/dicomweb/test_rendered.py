@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 from functools import partial
@@ -118,9 +119,19 @@ def test_a_pdf_is_its_own_picture(samples):
     assert response.content.startswith(b"%PDF-")
 
 
-@pytest.mark.parametrize("name", ["twelve_lead", "report/report"])
-def test_what_has_no_picture_is_not_acceptable_as_one(samples, name):
-    assert samples.get(samples.url(name) + "/rendered").status_code == 406
+def test_a_report_leads_to_the_images_it_was_made_of(samples):
+    page = samples.get(samples.url("report/report") + "/rendered", "text/html,*/*;q=0.8")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "Größe unverändert gegenüber der Voruntersuchung." in page.text
+    (link,) = re.findall(r'<a href="([^"]*)">CT Image Storage</a>', page.text)
+    picture(samples.get(link))
+
+
+@pytest.mark.parametrize(
+    ("name", "accept"), [("twelve_lead", "*/*"), ("report/report", "image/*"), ("printout", "image/png")]
+)
+def test_what_has_no_picture_is_not_acceptable_as_one(samples, name, accept):
+    assert samples.get(samples.url(name) + "/rendered", accept).status_code == 406
 
 
 def test_a_picture_that_the_client_has_is_not_drawn_again(samples):
