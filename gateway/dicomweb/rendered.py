@@ -45,6 +45,7 @@ from gateway.pixels.options import (
     Window,
 )
 from gateway.pixels.summary import Summary
+from gateway.representative import representative
 from gateway.session import Session
 from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, decoding, frame_bytes, native_frame, summary_of
 from storage.dicomjson import unpack_metadata
@@ -96,7 +97,7 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
     scope = path_scope(request)
     asked = request.path_params.get("frames")
     session = session_of(request)
-    instance = _representative(session, scope)
+    instance = representative(session, scope)
     accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
     if not is_thumbnail and is_video(instance):
         negotiate(accepts, (video_offer(instance),))
@@ -195,15 +196,6 @@ class Wanted:
     def etag(self) -> str:
         """The name of the representation for clients. RFC 9110 §8.8.3"""
         return f'"{self.key[:32]}"'
-
-
-def _representative(session: Session, scope: Scope) -> Instance:
-    """The instance that stands for a resource: the middle one of those with frames, else the first."""
-    found = session.instances(scope)
-    if len(found) == 1:
-        return found[0]
-    images = [instance for instance in found if instance.number_of_frames] or found[:1]
-    return images[len(images) // 2]
 
 
 def _draw(session: Session, renderer: Renderer, document: Document, wanted: Wanted) -> bytes:
