@@ -9,8 +9,10 @@ from storage.model import Answer, Instance, Level, Scope
 
 # Series that are about other series, or hold no picture that anybody would know the study by. PS3.3 §C.7.3.1.1.1
 _SECONDARY = frozenset(
-    "ANN ASMT AU DOC ECG EPS FID HD KO M3D PLAN PR REG RESP RTDOSE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT "
-    "RWV SEG SMR SR STAIN TEXTUREMAP".split()
+    """
+    ANN ASMT AU DOC ECG EPS FID HD KO M3D PLAN PR REG RESP RTDOSE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV
+    SEG SMR SR STAIN TEXTUREMAP
+    """.split()  # noqa: SIM905 - a table to be read
 )
 _MODALITY, _INSTANCES = "00080060", "00201209"
 _SERIES_INSTANCE_UID = by_keyword("SeriesInstanceUID")

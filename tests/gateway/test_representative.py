@@ -46,11 +46,8 @@ def test_what_has_pictures_goes_before_what_has_none(archive, session):
 
 def test_a_series_of_several_kinds_is_shown_by_an_image_of_it(archive, session):
     keep_series(archive, "1.2.3.1", "OT", 8, has_pixels=False)
-    keep(
-        archive,
-        synthetic.image(series="1.2.3.1", sop_instance="1.2.3.1.99", modality="OT", number=99),
-        sop="1.2.3.1.99",
-    )
+    sop = "1.2.3.1.99"
+    keep(archive, synthetic.image(series="1.2.3.1", sop_instance=sop, modality="OT", number=99), sop=sop)
     assert representative(session, Scope("1.2.3", "1.2.3.1")).sop_instance_uid == sop
 
 
