@@ -54,7 +54,8 @@ _BY_KEYWORD: dict[str, Decoder] = {
 DECODERS = {uid: _BY_KEYWORD[row.keyword] for uid, row in TRANSFER_SYNTAXES.items() if row.keyword in _BY_KEYWORD}
 
 _TO_RGB = frozenset({decode_jpeg, decode_jpeg_extended, decode_jpeg_xl})
-_KEEP_ALL_BITS = frozenset({decode_native, decode_deflated_frame, decode_rle})
+_PACKINGS = frozenset({decode_native, decode_deflated_frame, decode_rle})
+_OF_CELLS = frozenset({decode_jpeg_lossless, decode_jpeg_ls, decode_jpeg2000})
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422"})
 _PARTIAL = "YBR_PARTIAL_422"
 
@@ -92,10 +93,15 @@ def decode_stored(description: PixelDescription, frame: Frame) -> tuple[Pixels, 
 
 
 def whole(description: PixelDescription) -> PixelDescription:
-    """The same with all bits of a sample, for where they are kept: overlays and others may lie beside Bits Stored."""
-    if DECODERS.get(description.transfer_syntax_uid) not in _KEEP_ALL_BITS:
+    """The same with all bits of a sample, for where they may be kept: overlays and others lie beside Bits Stored."""
+    if DECODERS.get(description.transfer_syntax_uid) not in _PACKINGS | _OF_CELLS:
         return description
     return replace(description, bits_stored=description.bits_allocated, high_bit=description.bits_allocated - 1)
+
+
+def keeps_all_bits(description: PixelDescription) -> bool:
+    """Whether what lies beside Bits Stored is there for certain. PS3.5 §8.1.2"""
+    return DECODERS.get(description.transfer_syntax_uid) in _PACKINGS
 
 
 def _rgb(values: Pixels, bits: int) -> Pixels:

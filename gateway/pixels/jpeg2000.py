@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gateway.pixels.description import PixelDescription
-from gateway.pixels.native import Pixels
+from gateway.pixels.native import Pixels, of_cells
 from storage.errors import Undecodable
 
 _START = b"\xff\x4f\xff\x51"
 _SIZ = struct.Struct(">HHLLLLLLLLH")
 _COD = 0x52
+_LOSSLESS = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in ("90", "201", "202"))
 _MAXIMUM_BOXES_BYTES = 64 << 10
 _MAXIMUM_TILES = 65_535
 
@@ -97,9 +98,10 @@ def decode_jpeg2000(description: PixelDescription, frame: bytes) -> Pixels:
     shape = (header.rows, header.columns) if header.components == 1 else (header.rows, header.columns, 3)
     if values.shape != shape:
         raise Undecodable("The decoded image is not as large as its codestream says")
-    if header.is_signed == bool(description.pixel_representation):
-        return values
-    # The values are right, their sign is not: read the same bits as the description has them. PS3.5 §8.2.4
-    letter = "i" if description.pixel_representation else "u"
-    unused = 8 * values.dtype.itemsize - header.precision
-    return (values.view(f"{letter}{values.dtype.itemsize}") << unused) >> np.uint8(unused)
+    if header.is_signed != bool(description.pixel_representation):
+        # The values are right, their sign is not: read the same bits as the description has them. PS3.5 §8.2.4
+        letter = "i" if description.pixel_representation else "u"
+        unused = 8 * values.dtype.itemsize - header.precision
+        values = (values.view(f"{letter}{values.dtype.itemsize}") << unused) >> np.uint8(unused)
+    is_cell = header.precision > max(description.high_bit, description.bits_stored)
+    return of_cells(values, description) if is_cell and description.transfer_syntax_uid in _LOSSLESS else values

@@ -11,9 +11,10 @@ import struct
 
 import numpy as np
 
+from gateway.pixels.codecs import JPEG_LS_LOSSLESS
 from gateway.pixels.description import PixelDescription
 from gateway.pixels.jpeg import END, FILLER, LOSSLESS, Stream, decode_jpeg
-from gateway.pixels.native import Pixels
+from gateway.pixels.native import Pixels, of_cells
 from storage.errors import Undecodable
 
 _START_OF_FRAME_LS = 0xF7
@@ -27,12 +28,13 @@ def decode_jpeg_extended(description: PixelDescription, frame: bytes) -> Pixels:
         return decode_jpeg(description, frame)
     if stream.components != 1:
         raise Undecodable("JPEG of 12 bits is not supported in colour")
-    return _values(description, stream)
+    return _as_described(_values(description, stream), stream.precision, description)
 
 
 def decode_jpeg_lossless(description: PixelDescription, frame: bytes) -> Pixels:
     """Stored values; colour as it is stored. Raises Undecodable."""
-    return _values(description, Stream.of(frame, LOSSLESS))
+    stream = Stream.of(frame, LOSSLESS)
+    return _of_cells(_values(description, stream), stream.precision, description)
 
 
 def _values(description: PixelDescription, stream: Stream) -> Pixels:
@@ -40,7 +42,7 @@ def _values(description: PixelDescription, stream: Stream) -> Pixels:
     values = _decoded("jpeg8_decode", stream.joined(is_ycbcr=False), description)
     if not np.array_equal(values, _decoded("jpeg8_decode", stream.joined(is_ycbcr=False, filler=FILLER), description)):
         raise Undecodable("The frame is truncated")
-    return _as_described(values, stream.precision, description)
+    return values
 
 
 def decode_jpeg_ls(description: PixelDescription, frame: bytes) -> Pixels:
@@ -49,7 +51,9 @@ def decode_jpeg_ls(description: PixelDescription, frame: bytes) -> Pixels:
     _compare((*size, precision), description)
     if END not in frame:  # CharLS looks for it for seconds
         raise Undecodable("The frame is truncated")
-    return _as_described(_decoded("jpegls_decode", frame, description), precision, description)
+    values = _decoded("jpegls_decode", frame, description)
+    is_lossless = description.transfer_syntax_uid == JPEG_LS_LOSSLESS
+    return (_of_cells if is_lossless else _as_described)(values, precision, description)
 
 
 def decode_jpeg_xl(description: PixelDescription, frame: bytes) -> Pixels:
@@ -88,6 +92,12 @@ def _decoded(decoder: str, codestream: bytes, description: PixelDescription) -> 
     if values.shape != (shape if description.samples_per_pixel == 1 else (*shape, description.samples_per_pixel)):
         raise Undecodable("The decoded image is not as large as its description")
     return values
+
+
+def _of_cells(values: Pixels, precision: int, description: PixelDescription) -> Pixels:
+    """As described, but for samples wider than Bits Stored: those are whole cells, which DCMTK encodes as they are."""
+    cells = _as_described(values, precision, description)
+    return cells if precision <= max(description.high_bit, description.bits_stored) else of_cells(cells, description)
 
 
 def _as_described(values: Pixels, precision: int, description: PixelDescription) -> Pixels:

@@ -90,10 +90,14 @@ def _samples(description: PixelDescription, frame: Frame, byte_order: str) -> Pi
     values = np.frombuffer(frame, f"{byte_order}{letter}{size}").astype(f"={letter}{size}", copy=False)
     if description.bits_stored == description.bits_allocated:
         return values
+    return of_cells(values, description)
+
+
+def of_cells(cells: Pixels, description: PixelDescription) -> Pixels:
+    """The values of cells in which other bits may lie beside those stored. PS3.5 §8.1.1"""
+    width = 8 * cells.dtype.itemsize
     # To the left end, so that what lies above High Bit falls off; then back, over what lies below.
-    return (values << (description.bits_allocated - 1 - description.high_bit)) >> (
-        description.bits_allocated - description.bits_stored
-    )
+    return (cells << (width - 1 - description.high_bit)) >> (width - description.bits_stored)
 
 
 def _upsampled(values: Pixels, rows: int, columns: int) -> Pixels:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from gateway.pixels.decode import decode, decode_stored, whole
+from gateway.pixels.decode import decode, decode_stored, keeps_all_bits, whole
 from gateway.pixels.description import Frame, PixelDescription, has_burned_in_annotation, has_pixels
 from gateway.pixels.elements import DataSet, values_of
 from gateway.pixels.icc import profiled
@@ -74,7 +74,7 @@ def _points(overlay: Overlay, description: PixelDescription, frame: Frame) -> Pi
     if not overlay.is_embedded:
         return overlay.points()
     all_bits = whole(description)
-    if overlay.bit_position >= all_bits.bits_stored:  # compression left them out. PS3.5 §8.1.2
+    if overlay.bit_position >= all_bits.bits_stored or not keeps_all_bits(description):
         return np.zeros((overlay.rows, overlay.columns), np.uint8)
     values, _ = decode_stored(all_bits, frame)
     points: Pixels = values.view(f"u{values.dtype.itemsize}") >> overlay.bit_position & 1

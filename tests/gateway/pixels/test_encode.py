@@ -23,6 +23,8 @@ from gateway.pixels.codecs import (
 )
 from gateway.pixels.decode import DECODERS
 from gateway.pixels.encode import ENCODERS, transcode
+from gateway.pixels.options import PNG, RenderOptions, Window
+from gateway.pixels.render import render
 from storage.errors import Undecodable
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS
 from tests.gateway.pixels.synthetic import NATIVE, element, metadata_of, noise
@@ -138,6 +140,22 @@ def test_bits_beside_those_stored_are_kept(kind, syntax):
             continue
         theirs = pixel_array(encapsulated(made, array, 16, syntax), raw=True)
         assert np.array_equal(theirs.view(kind), array)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, *COMPRESSED])
+@pytest.mark.parametrize("kind", ["<u2", "<i2"])
+def test_a_picture_is_the_same_from_every_encoding_of_what_has_bits_beside_those_stored(kind, syntax):
+    array = noise((16, 24), kind)
+    for stored, high in ((12, 11), (12, 15), (10, 13)):
+        json = metadata_of(array, t00280101=element("US", stored), t00280102=element("US", high))
+        made = transcode(json, NATIVE, 1, array.tobytes(), syntax)
+        again = transcode(json, syntax, 1, made.frame, EXPLICIT_VR_LITTLE_ENDIAN)
+        assert again.frame == array.tobytes()
+        options = RenderOptions(PNG, window=Window(100, 900))
+        pictures = [
+            render(json, uid, 1, frame, options) for uid, frame in ((NATIVE, array.tobytes()), (syntax, made.frame))
+        ]
+        assert pictures[0] == pictures[1]
 
 
 def test_an_unknown_target_and_what_is_no_image_are_refused():
