@@ -155,7 +155,10 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
 
     from gateway.asgi import application
     from gateway.connections import BoundedHttp
+    from gateway.pictures import Pictures
     from gateway.pixels.pool import RenderPool
+    from gateway.security.actor import Actor
+    from gateway.thumbnails import Thumbnailer
 
     pixels = values.pixels
     with (
@@ -178,12 +181,21 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             timeout_keep_alive=math.ceil(values.http.keep_alive_seconds),
             timeout_graceful_shutdown=math.ceil(values.http.drain_seconds),
         )
+        pictures = Pictures(sessions(Actor("operator", "thumbnails")), pool)
+        thumbnailer = Thumbnailer(pictures, pixels.thumbnail_seconds)
+        stopping = threading.Event()
+        making = threading.Thread(target=thumbnailer.run, args=(stopping,), name="thumbnails", daemon=True)
+        if pixels.thumbnail_seconds:
+            making.start()
         server = uvicorn.Server(config)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it once more when it has drained
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(_serve_http(server, listener, ready))
+        stopping.set()
         app.flush()
+        if pixels.thumbnail_seconds:
+            making.join(_STOP_SECONDS)
 
 
 async def _serve_http(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -330,8 +342,10 @@ def _bring_up_to_date(values: Settings) -> None:
 
     New routes begin here, before anything can come in.
     """
+    from gateway.thumbnails import OUTBOX
+
     with open_archive(values) as archive:
-        for name in values.dimse.forward:
+        for name in (*values.dimse.forward, OUTBOX):
             archive.outbox.place(name)
 
 

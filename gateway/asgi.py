@@ -6,10 +6,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dicomweb.rendered import Renderer
 from gateway.dicomweb.responses import NO_SNIFF, error_response
 from gateway.dicomweb.routes import routes as dicomweb_routes
 from gateway.http import AccessLog, Cors, Sessions, check_host
+from gateway.pictures import Renderer
 from gateway.routing import Router
 from gateway.settings import Settings
 from gateway.web.routes import routes as web_routes

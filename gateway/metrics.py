@@ -48,6 +48,7 @@ HTTP_LOOP_LAG_SECONDS = Histogram(
 )
 RENDER_SECONDS = Histogram("gateway_pixels_render_seconds", "Time to make a picture", ["kind"], buckets=_SECONDS)
 RENDER_RESTARTS = Counter("gateway_pixels_worker_restarts_total", "Decoding processes that were replaced")
+THUMBNAILS = Counter("gateway_thumbnails_total", "Series whose thumbnail was made ahead, or could not be", ["outcome"])
 FORWARD_WAITING = Gauge(
     "gateway_forward_waiting", "Instances that are to be sent to a peer", ["peer"], multiprocess_mode="mostrecent"
 )

@@ -23,6 +23,7 @@ EDGES = {
     "gateway/dimse/status.py",
     "gateway/pixels/worker.py",
     "gateway/routing.py",
+    "gateway/thumbnails.py",
     "storage/index/committer.py",
 }
 

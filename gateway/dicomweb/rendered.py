@@ -6,20 +6,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Protocol
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import __version__, metrics
 from gateway.dicomweb.documents import offers_of, readable
 from gateway.dicomweb.media_types import negotiate, rendered_offers
-from gateway.dicomweb.particulars import completed
 from gateway.dicomweb.responses import (
     NO_SNIFF,
     PRIVATE,
@@ -32,6 +27,7 @@ from gateway.dicomweb.responses import (
 from gateway.dicomweb.video import is_video, video, video_offer
 from gateway.dicomweb.wado import frame_numbers, multipart_response
 from gateway.http import Lane, Stream, session_of
+from gateway.pictures import Pictures, Wanted
 from gateway.pixels.animation import animated, delay_of
 from gateway.pixels.options import (
     GIF,
@@ -44,31 +40,17 @@ from gateway.pixels.options import (
     Viewport,
     Window,
 )
-from gateway.pixels.summary import Summary
 from gateway.representative import representative
-from gateway.session import Session
-from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, decoding, frame_bytes, native_frame, summary_of
+from gateway.transcoding import decoding
 from storage.dicomjson import unpack_metadata
-from storage.errors import BadRequest, NotAcceptable, NotFound, TooLarge, Undecodable
-from storage.frames import FrameTable
+from storage.errors import BadRequest, TooLarge
 from storage.model import Document, Instance, Level, Scope
-from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 
 RENDER_THREADS = 4
 RENDERS_WAITING = 64
 MAXIMUM_FRAMES_SHOWN = 4_096
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
-
-
-class Renderer(Transcoder, Protocol):
-    """What draws, too: ``gateway.pixels.pool.RenderPool``."""
-
-    def render(
-        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
-    ) -> bytes:
-        """The picture of one frame. Raises Undecodable, TooLarge or Overloaded."""
-        ...
 
 
 async def rendered(request: Request) -> Response:
@@ -131,15 +113,13 @@ def _several(
     """Pictures of frames as parts, or as an animation; each is drawn when its turn comes. PS3.18 §8.7.4"""
     if len(numbers) > MAXIMUM_FRAMES_SHOWN:
         raise TooLarge("The instance has more frames than are shown at once")
-    every = [Wanted.of(instance, number, options) for number in (numbers[0], max(numbers))]
-    form = f"{numbers!r} {is_multipart} {every[0].key}"
+    document = session_of(request).document(instance.scope)
+    every = [Wanted.of(document.instance, number, options) for number in numbers]
+    form = f"{is_multipart} {' '.join(wanted.key for wanted in every)}"
     etag = f'"{hashlib.sha256(form.encode("ascii")).hexdigest()[:32]}"'
     if is_unchanged(request, etag):
         return not_modified(etag)
-    session = session_of(request)
-    document = session.document(instance.scope)
-    renderer: Renderer = request.app.state.pool
-    pictures = (_kept(session, renderer, document, number, options) for number in numbers)
+    pictures = _one_by_one(pictures_of(request), document, every)
     headers = {**NO_SNIFF, "ETag": etag}
     if not is_multipart:
         delay = delay_of(orjson.loads(unpack_metadata(document.metadata, "")))
@@ -150,90 +130,25 @@ def _several(
     return multipart_response(options.media_type, parts, headers)
 
 
-def _kept(session: Session, renderer: Renderer, document: Document, number: int, options: RenderOptions) -> bytes:
-    """The picture of a frame of a document, made in a turn of its own where it is not kept."""
-    wanted = Wanted.of(document.instance, number, options)
-    picture = renderer.pictures.get(wanted.key)
-    if picture is not None:
-        return picture
-    with decoding():
-        return _draw(session, renderer, document, wanted)
+def _one_by_one(pictures: Pictures, document: Document, every: Sequence[Wanted]) -> Iterator[bytes]:
+    for wanted in every:
+        with decoding():
+            picture = pictures.of_document(document, wanted)
+        yield picture
 
 
 def shown(request: Request, instance: Instance, number: int, options: RenderOptions) -> Response:
     """A picture of one frame, or of the middle one for the number 0. Raises NotFound, NotAcceptable, Undecodable."""
-    session = session_of(request)
     wanted = Wanted.of(instance, number, options)
     if is_unchanged(request, wanted.etag):
         return not_modified(wanted.etag)
-    renderer: Renderer = request.app.state.pool
-    picture = renderer.pictures.get(wanted.key)
-    if picture is None:
-        document = session.document(instance.scope)
-        wanted = Wanted.of(document.instance, number, options)  # another one, when it was replaced just now
-        picture = _draw(session, renderer, document, wanted)
+    wanted, picture = pictures_of(request).of_instance(instance, wanted)
     return Response(picture, headers={**PRIVATE, **NO_SNIFF, "ETag": wanted.etag}, media_type=options.media_type)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One way to show one frame of one content. key: names all that the picture depends on, and no resource."""
-
-    number: int
-    options: RenderOptions
-    key: str
-
-    @classmethod
-    def of(cls, instance: Instance, number: int, options: RenderOptions) -> Wanted:
-        """number: from 1; 0 is the middle frame. Raises NotFound when an image has no such frame."""
-        if number > instance.number_of_frames > 0:
-            raise NotFound("There is no such frame")
-        shown = number or (instance.number_of_frames + 1) // 2
-        parts = (__version__, instance.transfer_syntax_uid, instance.digest, shown, options)
-        return cls(shown, options, hashlib.sha256(orjson.dumps(parts)).hexdigest())
-
-    @property
-    def etag(self) -> str:
-        """The name of the representation for clients. RFC 9110 §8.8.3"""
-        return f'"{self.key[:32]}"'
-
-
-def _draw(session: Session, renderer: Renderer, document: Document, wanted: Wanted) -> bytes:
-    """The picture of a frame, kept from now on; for a thumbnail without a picture to show, an icon."""
-    started = time.perf_counter()
-    options = wanted.options
-    summary = summary_of(renderer, document)
-    table = FrameTable(document.frame_table)
-    try:
-        if options.is_thumbnail and not (table.number_of_frames and summary.may_be_shown):
-            return _icon(summary, options)
-        if not table.number_of_frames:
-            raise NotAcceptable("The instance has no picture")
-        if frame_bytes(table, wanted.number) > MAXIMUM_FRAME_BYTES:
-            raise TooLarge("The frame is larger than the limit")
-        with session.open(document.instance) as stored:
-            frame = native_frame(stored, document, table, wanted.number)
-            metadata = completed(summary.of_frame(wanted.number), document, stored, wanted.number, options)
-        syntax = transfer_syntax(document.instance.transfer_syntax_uid)
-        frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
-        try:
-            picture = renderer.render(metadata, frame_syntax, wanted.number, frame, options)
-        except Undecodable:
-            if not options.is_thumbnail:
-                raise
-            picture = _icon(summary, options)
-        renderer.pictures.put(wanted.key, picture, len(picture))
-        return picture
-    finally:
-        kind = "thumbnail" if options.is_thumbnail else "rendered"
-        metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
-
-
-def _icon(summary: Summary, options: RenderOptions) -> bytes:
-    """The drawing that stands for an instance. Pillow is loaded for the first one only."""
-    from gateway.pixels.icons import icon, icon_kind  # noqa: PLC0415
-
-    return icon(icon_kind(orjson.loads(summary.common)), options)
+def pictures_of(request: Request) -> Pictures:
+    """The pictures that the client behind a request may see."""
+    return Pictures(session_of(request), request.app.state.pool)
 
 
 def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> RenderOptions:

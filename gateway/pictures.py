@@ -1,0 +1,130 @@
+"""Pictures: one frame of an instance as people see it, drawn in a decoding process where no such picture is kept.
+
+Every door that shows something asks here, and what makes thumbnails ahead does, too. PS3.18 §8.3.5, §10.4.1.1.4
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+
+from gateway import __version__, metrics
+from gateway.particulars import completed
+from gateway.pixels.options import RenderOptions
+from gateway.pixels.summary import Summary
+from gateway.session import Session
+from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, frame_bytes, native_frame, summary_of
+from storage.errors import NotAcceptable, NotFound, TooLarge, Undecodable
+from storage.frames import FrameTable
+from storage.model import Document, Instance
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+
+MADE_AHEAD = RenderOptions(is_thumbnail=True)
+"""The one thumbnail that is kept with the archive: of the size and media type that come without being asked for."""
+
+
+class Renderer(Transcoder, Protocol):
+    """What draws, too: ``gateway.pixels.pool.RenderPool``."""
+
+    def render(
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+    ) -> bytes:
+        """The picture of one frame. Raises Undecodable, TooLarge or Overloaded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One way to show one frame of one content. key: names all that the picture depends on, and no resource."""
+
+    number: int
+    options: RenderOptions
+    key: str
+
+    @classmethod
+    def of(cls, instance: Instance, number: int, options: RenderOptions) -> Wanted:
+        """number: from 1; 0 is the middle frame. Raises NotFound when an image has no such frame."""
+        if number > instance.number_of_frames > 0:
+            raise NotFound("There is no such frame")
+        shown = number or (instance.number_of_frames + 1) // 2
+        parts = (__version__, instance.transfer_syntax_uid, instance.digest, shown, options)
+        return cls(shown, options, hashlib.sha256(orjson.dumps(parts)).hexdigest())
+
+    @property
+    def etag(self) -> str:
+        """The name of the representation for clients. RFC 9110 §8.8.3"""
+        return f'"{self.key[:32]}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The pictures of the archive as a session sees it, kept or drawn by ``renderer``."""
+
+    session: Session
+    renderer: Renderer
+
+    def of_instance(self, instance: Instance, wanted: Wanted) -> tuple[Wanted, bytes]:
+        """The picture, and what it is by now: the instance may have been replaced just now.
+
+        Raises NotFound, NotAcceptable for what has no picture, Undecodable, TooLarge, Overloaded.
+        """
+        picture = self._kept(instance, wanted)
+        if picture is not None:
+            return wanted, picture
+        document = self.session.document(instance.scope)
+        wanted = Wanted.of(document.instance, wanted.number, wanted.options)
+        return wanted, self._draw(document, wanted)
+
+    def of_document(self, document: Document, wanted: Wanted) -> bytes:
+        """The same of an instance that has been looked up."""
+        picture = self._kept(document.instance, wanted)
+        return self._draw(document, wanted) if picture is None else picture
+
+    def _kept(self, instance: Instance, wanted: Wanted) -> bytes | None:
+        picture = self.renderer.pictures.get(wanted.key)
+        if picture is None and wanted.options == MADE_AHEAD:
+            picture = self.session.thumbnail(instance, wanted.key)
+            if picture is not None:
+                self.renderer.pictures.put(wanted.key, picture, len(picture))
+        return picture
+
+    def _draw(self, document: Document, wanted: Wanted) -> bytes:
+        """The picture of a frame, kept from now on; for a thumbnail without a picture to show, an icon."""
+        started = time.perf_counter()
+        options = wanted.options
+        summary = summary_of(self.renderer, document)
+        table = FrameTable(document.frame_table)
+        try:
+            if options.is_thumbnail and not (table.number_of_frames and summary.may_be_shown):
+                return _icon(summary, options)
+            if not table.number_of_frames:
+                raise NotAcceptable("The instance has no picture")
+            if frame_bytes(table, wanted.number) > MAXIMUM_FRAME_BYTES:
+                raise TooLarge("The frame is larger than the limit")
+            with self.session.open(document.instance) as stored:
+                frame = native_frame(stored, document, table, wanted.number)
+                metadata = completed(summary.of_frame(wanted.number), document, stored, wanted.number, options)
+            syntax = transfer_syntax(document.instance.transfer_syntax_uid)
+            frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
+            try:
+                picture = self.renderer.render(metadata, frame_syntax, wanted.number, frame, options)
+            except Undecodable:
+                if not options.is_thumbnail:
+                    raise
+                picture = _icon(summary, options)
+            self.renderer.pictures.put(wanted.key, picture, len(picture))
+            return picture
+        finally:
+            kind = "thumbnail" if options.is_thumbnail else "rendered"
+            metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
+
+
+def _icon(summary: Summary, options: RenderOptions) -> bytes:
+    """The drawing that stands for an instance. Pillow is loaded for the first one only."""
+    from gateway.pixels.icons import icon, icon_kind  # noqa: PLC0415
+
+    return icon(icon_kind(orjson.loads(summary.common)), options)
