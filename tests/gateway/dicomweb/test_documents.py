@@ -299,6 +299,19 @@ def test_broken_content_is_shown_as_missing(kept):
         assert f'<em class="missing">[{what}]</em>' in page
 
 
+def test_nothing_of_a_document_is_logged(kept, caplog, monkeypatch):
+    """H29"""
+    marked = document(text("CANARY", "CANARY"), title="CANARY", PatientName="CANARY", PatientID="CANARY")
+    url = kept.keep(marked)
+    assert "CANARY" in kept.get(f"{url}/rendered").text
+    assert kept.get(f"{url}/rendered", Accept="CANARY/x").status_code == 406
+    monkeypatch.setattr("gateway.dicomweb.report.MAXIMUM_ITEMS", 1)
+    assert kept.get(f"{url}/rendered").status_code == 413
+    other = kept.keep(encapsulated(b"CANARY", "CANARY/CANARY", SOPInstanceUID="1.2.3.4.6"))
+    assert kept.get(f"{other}/rendered").status_code == 406
+    assert "CANARY" not in caplog.text
+
+
 def test_a_document_needs_nothing_that_draws():
     program = "import sys, gateway.dicomweb.documents; print('PIL' in sys.modules, 'numpy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
