@@ -102,10 +102,10 @@ def metadata(data_set: Dataset):
     )
 
 
-def part10(data_set: Dataset) -> bytes:
+def part10(data_set: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     """The bytes of a file."""
     data_set.file_meta = FileMetaDataset()
-    data_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data_set.file_meta.TransferSyntaxUID = syntax
     stream = DicomBytesIO()
     dcmwrite(stream, data_set, enforce_file_format=True)
     return stream.getvalue()

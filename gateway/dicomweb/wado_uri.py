@@ -57,7 +57,8 @@ def _retrieve(request: Request) -> Response:
     query = _query(request)
     session = session_of(request)
     instance = session.instances(Scope(*(query[name] for name in _UIDS)))[0]
-    document = None if instance.number_of_frames else session.document(instance.scope)
+    has_pictures = instance.number_of_frames or is_video(instance)
+    document = None if has_pictures else session.document(instance.scope)
     chosen = negotiate([query.get("contentType", "")], _offers(instance, document))
     if chosen.media_type == DICOM:
         return _dicom(request, query, instance)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian
 
 from gateway.dicomweb import documents
 from gateway.dicomweb.documents import ENCAPSULATED, takes_utf_8
@@ -27,10 +28,10 @@ class Kept(Here):
         super().__init__(archive, pool)
         self._archive = archive
 
-    def keep(self, data_set):
+    def keep(self, data_set, *, syntax=ExplicitVRLittleEndian):
         """Store a Data Set; the path of the instance is returned."""
         with self._archive.spool() as spool:
-            spool.write(part10(data_set))
+            spool.write(part10(data_set, syntax))
             scope = self._archive.store(spool, Source("test")).instance.scope
         uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
         return "/dicomweb" + "".join(map("/{}/{}".format, ("studies", "series", "instances"), uids))
@@ -284,6 +285,13 @@ def test_by_uri_an_encapsulated_document_is_the_object_unless_it_is_asked_for(ke
 def test_by_uri_an_unsafe_document_is_only_the_object(kept):
     url = kept.keep(encapsulated(b"<script>a</script>", "text/html"))
     assert kept.uri(url).content[128:132] == b"DICM"
+    assert kept.uri(url, contentType="text/html").status_code == 406
+
+
+def test_a_report_whose_encoding_is_that_of_a_video_is_neither(kept):
+    url = kept.keep(document(text("A", "b")), syntax=MPEG2MPML)
+    assert kept.get(f"{url}/rendered").status_code == 404
+    assert kept.uri(url).status_code == 404
     assert kept.uri(url, contentType="text/html").status_code == 406
 
 
