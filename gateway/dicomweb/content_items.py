@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.pixels.elements import DataSet, element_of, values_of, vr_of
 from storage.dictionary import uid_name
 from storage.model import JsonElement
 
-DataSet = Mapping[str, JsonElement]
 Locate = Callable[[str], str]
 """From a SOP Instance UID to the URL of the instance; empty for one that no evidence says the study of."""
 
@@ -44,13 +44,6 @@ def missing(what: str) -> Phrase:
     return Phrase(f"{what} missing", is_missing=True)
 
 
-def values_of(data_set: DataSet, tag: str) -> Sequence[JsonElement]:
-    """The values of an attribute, none where there is no list of them."""
-    element = data_set.get(tag)
-    values = element.get("Value") if isinstance(element, Mapping) else None
-    return values if isinstance(values, list) else ()
-
-
 def items_of(data_set: DataSet, tag: str) -> Sequence[DataSet]:
     """The items of a sequence; an empty one for what is no item, so that it is counted and seen to be empty."""
     return [item if isinstance(item, Mapping) else {} for item in values_of(data_set, tag)]
@@ -63,9 +56,7 @@ def item_of(data_set: DataSet, tag: str) -> DataSet:
 
 def text_of(data_set: DataSet, tag: str) -> str:
     """The values of an attribute as people write them; empty without any."""
-    element = data_set.get(tag)
-    vr = element.get("vr") if isinstance(element, Mapping) else None
-    written = _WRITTEN.get(vr, scalar) if isinstance(vr, str) else scalar
+    written = _WRITTEN.get(vr_of(data_set, tag), scalar)
     return ", ".join(filter(None, map(written, values_of(data_set, tag))))
 
 
@@ -162,8 +153,7 @@ def _attribute(data_set: DataSet, tag: str, what: str) -> Phrase:
     text = text_of(data_set, tag)
     if text:
         return Phrase(text)
-    element = data_set.get(tag)
-    if isinstance(element, Mapping) and "BulkDataURI" in element:
+    if "BulkDataURI" in element_of(data_set, tag):
         return Phrase(f"{what} too large to be shown", is_missing=True)
     return missing(what)
 

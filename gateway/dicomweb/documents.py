@@ -18,12 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
-from gateway.dicomweb.content_items import CONTENT, TEXT_VALUE, text_of, values_of
+from gateway.dicomweb.content_items import CONTENT, TEXT_VALUE, text_of
 from gateway.dicomweb.media_types import Representation, parse_media_type
 from gateway.dicomweb.report import SR_STORAGE, Report
 from gateway.dicomweb.report_forms import FORMS, write
 from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, base_url, is_unchanged, not_modified, resource_url
 from gateway.http import Stream, session_of
+from gateway.pixels.elements import element_of, values_of
 from storage.dicomjson import read_metadata
 from storage.errors import NotAcceptable
 from storage.model import Document, JsonElement
@@ -73,7 +74,7 @@ def offers_of(document: Document) -> tuple[Representation, ...]:
     if is_report(document.instance.sop_class_uid):
         return REPORT_OFFERS
     metadata = read_metadata(document.metadata, "")
-    if metadata.get(_ENCAPSULATED_DOCUMENT, {}).keys() <= {"vr"}:
+    if element_of(metadata, _ENCAPSULATED_DOCUMENT).keys() <= {"vr"}:
         return ()
     media_type = parse_media_type(text_of(metadata, _MIME_TYPE))[0]
     if media_type not in ENCAPSULATED:

@@ -16,7 +16,6 @@ from gateway.dicomweb.content_items import (
     CONTENT,
     REFERENCED_ITEM,
     REFERENCED_SOP,
-    DataSet,
     Phrase,
     code_value,
     coded,
@@ -28,8 +27,8 @@ from gateway.dicomweb.content_items import (
     phrases_of,
     scalar,
     text_of,
-    values_of,
 )
+from gateway.pixels.elements import DataSet, values_of
 from storage.dictionary import uid_name
 from storage.errors import TooLarge, Undecodable
 from storage.model import JsonElement, Scope
