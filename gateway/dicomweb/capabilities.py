@@ -25,12 +25,13 @@ from gateway.dicomweb.media_types import (
     RENDERED_OFFERS,
     Representation,
     negotiate,
+    rendered_offers,
 )
 from gateway.dicomweb.responses import NO_SNIFF, base_url
 from gateway.dicomweb.zipped import ZIP
 from gateway.pixels.codecs import encodings
 from gateway.routing import Endpoint
-from storage.uids import transfer_syntax
+from storage.uids import TRANSFER_SYNTAXES, transfer_syntax
 
 WADL = "application/vnd.sun.wadl+xml"
 _OFFERS = (Representation(WADL), Representation("application/xml"), Representation(JSON))
@@ -46,7 +47,7 @@ _SEARCH: tuple[str, ...] = (
 )
 _SEARCH += ("limit", "offset", "accept")
 _TRANSFER = ("accept", "transferSyntax")
-_RENDERED = ("accept", "quality", "viewport", "window")
+_RENDERED = ("accept", "annotation", "charset", "iccprofile", "quality", "viewport", "window")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,11 @@ _STORED = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
 _INSTANCES = (*_syntaxes(DICOM, is_multipart=True), _STORED, DICOM, ZIP)
 _FRAMES = (*_syntaxes(None, is_multipart=True), f'multipart/related; type="{OCTET_STREAM}"; transfer-syntax=*')
 _BULK = (f'multipart/related; type="{OCTET_STREAM}"', OCTET_STREAM)
-_PICTURES = _texts(RENDERED_OFFERS)
+_THUMBNAILS = _texts(RENDERED_OFFERS)
+_PICTURES = _texts(rendered_offers())
+_VIDEOS = tuple(
+    dict.fromkeys(row.media_type for row in TRANSFER_SYNTAXES.values() if row.media_type.startswith("video/"))
+)
 _DOCUMENTS = tuple(dict.fromkeys((*_texts(REPORT_OFFERS), *ENCAPSULATED)))
 
 DESCRIBED: Mapping[Endpoint, Described] = {
@@ -89,10 +94,12 @@ DESCRIBED: Mapping[Endpoint, Described] = {
     bulk.bulk_data: Described("RetrieveBulkData", ("accept",), _BULK),
     bulk.all_bulk_data: Described("RetrieveAllBulkData", ("accept",), _BULK[:1]),
     bulk.pixel_data: Described("RetrievePixelData", ("accept",), _BULK[:1]),
-    rendered.rendered: Described("RetrieveRendered", _RENDERED, (*_PICTURES, *_DOCUMENTS)),
-    rendered.rendered_frame: Described("RetrieveRendered", _RENDERED, _PICTURES),
-    rendered.thumbnail: Described("RetrieveThumbnail", ("accept", "viewport"), _PICTURES),
-    wado_uri.retrieve: Described("RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_PICTURES, *_DOCUMENTS, DICOM)),
+    rendered.rendered: Described("RetrieveRendered", _RENDERED, (*_PICTURES, *_VIDEOS, *_DOCUMENTS)),
+    rendered.rendered_frame: Described("RetrieveRendered", _RENDERED, (*_PICTURES, *_VIDEOS)),
+    rendered.thumbnail: Described("RetrieveThumbnail", ("accept", "viewport"), _THUMBNAILS),
+    wado_uri.retrieve: Described(
+        "RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_THUMBNAILS, *_VIDEOS, *_DOCUMENTS, DICOM)
+    ),
 }
 """By endpoint of the table of routes."""
 
