@@ -6,7 +6,6 @@ PS3.18 §F.2
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -76,7 +75,7 @@ def bytes_of(data_set: DataSet, tag: str) -> bytes:
     inline = element_of(data_set, tag).get("InlineBinary")
     try:
         return base64.b64decode(inline, validate=True) if isinstance(inline, str) else b""
-    except binascii.Error:
+    except ValueError:  # of base64, and of what is not even ASCII
         raise Undecodable("A binary value of the metadata is malformed", tag=tag) from None
 
 
@@ -91,5 +90,5 @@ def words_of(data_set: DataSet, tag: str) -> bytes:
         raise Undecodable(reason or "A lookup table is missing or malformed", tag=tag)
     try:
         return struct.pack(f"<{len(values)}H", *[int(value) & 0xFFFF for value in values])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Undecodable("A lookup table is malformed", tag=tag) from None

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gateway.pixels.description import MAXIMUM_FRAME_PIXELS, PixelDescription
-from gateway.pixels.elements import DataSet, bytes_of, integer_of, numbers_of, text_of
+from gateway.pixels.description import MAXIMUM_FRAME_PIXELS, OVERLAY_PLANE, PixelDescription, PixelKind
+from gateway.pixels.elements import DataSet, bytes_of, element_of, integer_of, numbers_of, text_of
 from gateway.pixels.native import Pixels
 from storage.errors import Undecodable
 
@@ -51,17 +51,17 @@ class Overlay:
 def place_of_frame(metadata: DataSet, group: str, frame_number: int) -> tuple[int, int] | None:
     """First bit and number of bits of the plane of a frame in Overlay Data; None when the frame has none.
 
-    A plane of a single frame lies over every frame. PS3.3 §C.9.3.1
+    A plane lies over every frame unless it says how many it has, even if that is one. PS3.3 §C.9.3.1.1
     """
     size = _count(metadata, group + _ROWS) * _count(metadata, group + _COLUMNS)
     frames = _count(metadata, group + _FRAMES)
-    index = frame_number - _count(metadata, group + _FIRST_FRAME, 1) if frames > 1 else 0
+    index = frame_number - max(1, _count(metadata, group + _FIRST_FRAME, 1)) if frames else 0
     return (index * size, size) if size > 0 and 0 <= index < max(1, frames) else None
 
 
 def overlays(metadata: DataSet, description: PixelDescription) -> Iterator[Overlay]:
     """The planes that lie over a frame, by group. Raises Undecodable for one that is not what its elements say."""
-    for group in sorted({tag[:4] for tag in metadata if tag.startswith("60") and tag[4:] == _ROWS}):
+    for group in sorted({tag[:4] for tag in metadata if OVERLAY_PLANE.fullmatch(tag) and tag[4:] == _ROWS}):
         place = place_of_frame(metadata, group, description.frame_number)
         if place is None:
             continue
@@ -73,11 +73,17 @@ def overlays(metadata: DataSet, description: PixelDescription) -> Iterator[Overl
             left=int(left) - 1,
             is_region=text_of(metadata, group + _TYPE) == "R",
         )
-        if group + _DATA in metadata:
+        if element_of(metadata, group + _DATA).keys() - {"vr"}:
             yield replace(plane, bits=_bits(metadata, group, *place))
-        elif _count(metadata, group + _BITS_ALLOCATED, 1) > 1:
+        elif _count(metadata, group + _BITS_ALLOCATED, 1) > 1 and _has_bits_to_spare(description):
             last = description.bits_allocated - 1
-            yield replace(plane, bit_position=integer_of(metadata, group + _BIT_POSITION, minimum=0, maximum=last))
+            position = integer_of(metadata, group + _BIT_POSITION, minimum=0, maximum=last)
+            if not description.high_bit - description.bits_stored < position <= description.high_bit:
+                yield replace(plane, bit_position=position)
+
+
+def _has_bits_to_spare(description: PixelDescription) -> bool:
+    return description.kind is PixelKind.INTEGER and description.samples_per_pixel == 1
 
 
 def _count(metadata: DataSet, tag: str, default: int = 0) -> int:
@@ -96,10 +102,14 @@ def _bits(metadata: DataSet, group: str, first: int, count: int) -> bytes:
 
 
 def draw(shown: Pixels, overlay: Overlay, points: Pixels) -> None:
-    """Draw a plane white into a picture of the image's size; what lies outside is left out."""
-    rows, columns = shown.shape[:2]
+    """Draw a plane white into a picture of the image's size; what lies outside is left out.
+
+    points: no more rows and columns than the plane has; of one that is embedded there are fewer when it says that it
+    is larger than the image.
+    """
     top, left = max(0, overlay.top), max(0, overlay.left)
-    bottom, right = min(rows, overlay.top + overlay.rows), min(columns, overlay.left + overlay.columns)
+    bottom = min(shown.shape[0], overlay.top + points.shape[0])
+    right = min(shown.shape[1], overlay.left + points.shape[1])
     if top >= bottom or left >= right:
         return
     if overlay.is_region:

@@ -6,7 +6,6 @@ run in ``pool``, as it decodes what strangers sent. PS3.4 §N.2, PS3.18 §8.3.5.
 
 from __future__ import annotations
 
-import numpy as np
 from PIL import Image
 
 from gateway.pixels.decode import decode, decode_stored, keeps_all_bits, whole
@@ -26,7 +25,7 @@ from gateway.pixels.options import (
     Viewport,
     Window,
 )
-from gateway.pixels.overlays import Overlay, draw, overlays
+from gateway.pixels.overlays import draw, overlays
 from storage.errors import BadRequest
 
 __all__ = ["RenderOptions", "Viewport", "Window", "render"]
@@ -51,8 +50,7 @@ def render(
     box = _region(description, options)
     shown = display(description, decode(description, frame), options.window)
     if not options.is_thumbnail:  # what lies over it may name the patient
-        for overlay in overlays(metadata, description):
-            draw(shown, overlay, _points(overlay, description, frame))
+        shown = _overlaid(shown, metadata, description, frame)
     image = _fitted(Image.fromarray(shown), description, options, box)
     if options.annotation:
         lines = [list(map(str, values_of(metadata, kind.value))) for kind in Annotation]
@@ -70,15 +68,23 @@ def display(description: PixelDescription, values: Pixels, window: Window | None
     return colour(values, description.bits_stored)
 
 
-def _points(overlay: Overlay, description: PixelDescription, frame: Frame) -> Pixels:
-    if not overlay.is_embedded:
-        return overlay.points()
-    all_bits = whole(description)
-    if overlay.bit_position >= all_bits.bits_stored or not keeps_all_bits(description):
-        return np.zeros((overlay.rows, overlay.columns), np.uint8)
-    values, _ = decode_stored(all_bits, frame)
-    points: Pixels = values.view(f"u{values.dtype.itemsize}") >> overlay.bit_position & 1
-    return points
+def _overlaid(shown: Pixels, metadata: DataSet, description: PixelDescription, frame: Frame) -> Pixels:
+    """The picture with the planes that lie over it. Those in bits that compression left out are lost. PS3.5 §8.1.2"""
+    all_bits: Pixels | None = None
+    for overlay in overlays(metadata, description):
+        if overlay.is_embedded:
+            if not keeps_all_bits(description):
+                continue
+            if all_bits is None:
+                values, _ = decode_stored(whole(description), frame)
+                all_bits = values.view(f"u{values.dtype.itemsize}")
+            points = all_bits[: overlay.rows, : overlay.columns] >> overlay.bit_position & 1
+        else:
+            points = overlay.points()
+        if not shown.flags.writeable:  # colours of 8 bits are the frame itself
+            shown = shown.copy()
+        draw(shown, overlay, points)
+    return shown
 
 
 def _region(description: PixelDescription, options: RenderOptions) -> tuple[float, float, float, float]:

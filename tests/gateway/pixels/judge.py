@@ -53,11 +53,12 @@ def window_options(description: PixelDescription, *, has_rescale: bool) -> list[
     return ["+Ww", str(center), str(width), {"SIGMOID": "+Wfs"}.get(window.function.value, "+Wfl")]
 
 
-def rendered_by_dcmtk(path: Path, frame_number: int, options: list[str]) -> np.ndarray | None:
-    """Its picture without overlays and scaling; None where it cannot decode the file."""
+def rendered_by_dcmtk(path: Path, frame_number: int, options: list[str], *, overlays: str = "-O") -> np.ndarray | None:
+    """Its picture without scaling; None where it cannot decode the file. overlays: its option, none for its default."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "picture.png")
-        command = [DCMJ2PNM, "-q", "-O", "-S", "+F", str(frame_number), *options, "+on", str(path), str(target)]
+        options = [*([overlays] if overlays else []), *options]
+        command = [DCMJ2PNM, "-q", "-S", "+F", str(frame_number), *options, "+on", str(path), str(target)]
         outcome = subprocess.run(command, check=False, capture_output=True, timeout=60)
         if outcome.returncode or not target.exists():
             return None
