@@ -42,24 +42,27 @@ class ColorSpace:
     to_d50: tuple[float, ...] = _FROM_D65
 
 
+# With seven decimals, as the sum of each space has to be white to the last bit for greys to stay grey.
 _SPACES: Mapping[IccProfile, ColorSpace] = {
     IccProfile.SRGB: ColorSpace(
-        "sRGB", ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)), _SRGB_CURVE
+        "sRGB",
+        ((0.4360413, 0.2224845, 0.0139202), (0.3851129, 0.7169051, 0.0970672), (0.1430458, 0.0606104, 0.7139126)),
+        _SRGB_CURVE,
     ),
     IccProfile.ADOBE_RGB: ColorSpace(
         "Adobe RGB (1998)",
-        ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)),
+        ((0.6097408, 0.3111125, 0.0194654), (0.2052726, 0.6256751, 0.0608745), (0.1491867, 0.0632123, 0.7445601)),
         (563 / 256,),
     ),
     IccProfile.ROMM_RGB: ColorSpace(
         "ROMM RGB",
-        ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82490)),
+        ((0.7977198, 0.2880495, 0.0), (0.1351611, 0.7118732, 0.0), (0.0313191, 0.0000773, 0.8249)),
         (1.8, 1.0, 0.0, 1 / 16, 1 / 32),
         _FROM_D50,
     ),
     IccProfile.DISPLAY_P3: ColorSpace(
         "Display P3",
-        ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)),
+        ((0.5151187, 0.2411892, -0.0010505), (0.2919778, 0.6922441, 0.0418791), (0.1571035, 0.0665668, 0.7840713)),
         _SRGB_CURVE,
     ),
 }
@@ -113,7 +116,7 @@ def _text(words: str) -> bytes:
 
 
 def own_profile(metadata: DataSet) -> bytes:
-    """The profile that the object's colours are in; sRGB where it does not say. PS3.3 §C.11.15
+    """The profile that the object's colours are in, without padding; sRGB where it does not say. PS3.3 §C.11.15
 
     Raises Undecodable when it is no profile of RGB.
     """
@@ -122,18 +125,24 @@ def own_profile(metadata: DataSet) -> bytes:
         return profile(_BY_LABEL.get(text_of(metadata, COLOR_SPACE), IccProfile.SRGB))
     if len(own) > MAXIMUM_PROFILE_BYTES or own[36:40] != _SIGNATURE or own[16:20] != b"RGB ":
         raise Undecodable("The ICC profile of the object is malformed", tag=ICC_PROFILE)
+    own = own[: int.from_bytes(own[:4])]
+    try:
+        ImageCms.ImageCmsProfile(BytesIO(own))
+    except OSError:
+        raise Undecodable("The ICC profile of the object is malformed", tag=ICC_PROFILE) from None
     return own
 
 
 def profiled(image: Image.Image, metadata: DataSet, wanted: IccProfile) -> tuple[Image.Image, bytes]:
     """The picture in the colour space wanted, and the profile to be sent with it; none for NO.
 
-    A grey picture has no profile of its own; where a space is named it becomes one of equal red, green and blue.
+    A grey picture has no profile of its own; where a space is named it becomes one of equal red, green and blue, as
+    if its greys had been those of sRGB.
     Raises Undecodable for a malformed profile of the object.
     """
     if wanted is IccProfile.NO or (wanted is IccProfile.YES and image.mode == "L"):
         return image, b""
-    own = own_profile(metadata)
+    own = profile(IccProfile.SRGB) if image.mode == "L" else own_profile(metadata)
     if wanted is IccProfile.YES:
         return image, own
     target = profile(wanted)
