@@ -32,7 +32,7 @@ def _technique(metadata: DataSet, frame_number: int) -> Iterator[str]:
     yield "  ".join(part for part in (_value(metadata, "00080060"), _value(metadata, "0008103E")) if part)
     groups = tuple(_groups(metadata, frame_number))
     for label, tag, unit in _TECHNIQUE:
-        value = _value(metadata, tag) or next((found for group in groups if (found := _of_group(group, tag))), "")
+        value = next((found for group in groups if (found := _of_group(group, tag))), "") or _value(metadata, tag)
         yield f"{label} {value}{unit}".strip() if value else ""
     frames = _value(metadata, "00280008")
     yield f"Frame {frame_number} of {frames}" if frames not in ("", "1") else ""

@@ -1,7 +1,7 @@
 """Lettering: text on a picture, legible on any ground, with the best font that the machine has for it.
 
-Pillow's own font knows the letters of western Europe. Where the system has a wider one it is taken; a character that
-no font has is written as its number, never as a box that could be anything.
+Pillow's own font knows little more than ASCII. Where the system has a wider one it is taken; a character that the font
+does not have is written as its number, never as a box that could be anything.
 """
 
 from __future__ import annotations
@@ -55,16 +55,32 @@ def _has(letters: Font, character: str) -> bool:
 
 
 def write_corners(image: Image.Image, top: Sequence[str], bottom: Sequence[str]) -> None:
-    """Write lines from the upper left corner down, and others up to the lower left one; what has no room is smaller."""
-    lines = max(1, len(top) + len(bottom) + 1)
-    pixels = min(_LARGEST_PIXELS, image.height // max(_LINES_PER_HEIGHT, lines))
-    letters = font(max(_SMALLEST_PIXELS, pixels))
+    """Write lines from the upper left corner down, and others up to the lower left one.
+
+    What has no room is smaller; where even that is too much, the last lines are left out, as two upon one another could
+    not be read.
+    """
     draw = ImageDraw.Draw(image)
+    pixels = min(_LARGEST_PIXELS, image.height // max(_LINES_PER_HEIGHT, len(top) + len(bottom) + 1))
+    letters = font(max(_SMALLEST_PIXELS, pixels))
+    widest = max((letters.getlength(written(line, letters)) for line in (*top, *bottom)), default=0) + letters.size
+    if widest > image.width:
+        letters = font(max(_SMALLEST_PIXELS, int(letters.size * image.width / widest)))
     margin = letters.size / 2
+    room = max(1, int((image.height - 2 * margin) / _pitch(draw, letters)))
+    top, bottom = top[:room], bottom[: max(0, room - len(top))]
     for text, corner, y in ((top, "la", margin), (bottom, "ld", image.height - margin)):
         if text:
-            shown = "\n".join(written(line, letters) for line in text)
-            _write(draw, (margin, y), shown, letters, corner)
+            _write(draw, (margin, y), "\n".join(written(line, letters) for line in text), letters, corner)
+
+
+def _pitch(draw: ImageDraw.ImageDraw, letters: Font) -> float:
+    """Pixels from one line to the next."""
+    one, two = (
+        draw.multiline_textbbox((0, 0), text, letters, spacing=letters.size / 4, stroke_width=1)[3]
+        for text in ("A", "A\nA")
+    )
+    return two - one
 
 
 def _write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, letters: Font, anchor: str) -> None:
