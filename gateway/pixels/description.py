@@ -72,6 +72,7 @@ class PixelDescription:
     padding: lowest and highest stored value that is not part of the image, inclusive. windows: those of the frame,
     in the order of the object. pixel_aspect: height of one pixel divided by its width. is_word_data: the pixels are
     OW, which in big endian swaps the bytes of every pair. is_inverted: the lowest value is to be shown white.
+    presentation_lut: the last transformation, which only a presentation state has.
     """
 
     transfer_syntax_uid: str
@@ -98,6 +99,7 @@ class PixelDescription:
     palette: tuple[Lut, Lut, Lut] | None
     pixel_aspect: float
     burned_in_annotation: bool
+    presentation_lut: Lut | None = None
 
     @property
     def pixels(self) -> int:
@@ -156,7 +158,7 @@ class PixelDescription:
             voi_lut=voi_lut,
             windows=windows,
             is_inverted=photometric == "MONOCHROME1" or text_of(metadata, "20500020") == "INVERSE",
-            palette=_palette(metadata, signed=bool(signed)) if photometric == "PALETTE COLOR" else None,
+            palette=palette_of(metadata, signed=bool(signed)) if photometric == "PALETTE COLOR" else None,
             pixel_aspect=_pixel_aspect(metadata, groups),
             burned_in_annotation=has_burned_in_annotation(metadata),
         )
@@ -260,7 +262,7 @@ def _modality(groups: Sequence[DataSet], *, signed: bool) -> tuple[float, float,
     for data_set in (*[item for group in groups for item in items_of(group, "00289145")[:1]], groups[-1]):
         tables = items_of(data_set, "00283000")
         if tables:
-            return 1.0, 0.0, _lut(tables[0], "00283002", "00283006", signed=signed)
+            return 1.0, 0.0, lut_of(tables[0], "00283002", "00283006", signed=signed)
         slope, intercept = numbers_of(data_set, "00281053"), numbers_of(data_set, "00281052")
         if slope or intercept:
             # A slope of 0 would make one grey of the image; peers that write it mean "none".
@@ -272,7 +274,7 @@ def _voi(groups: Sequence[DataSet]) -> tuple[Lut | None, tuple[Window, ...]]:
     """The first VOI LUT and all windows of the strongest place that has either. PS3.3 §C.11.2, §C.7.6.16.2.10"""
     for data_set in (*[item for group in groups for item in items_of(group, "00289132")[:1]], groups[-1]):
         tables = items_of(data_set, "00283010")
-        lut = _lut(tables[0], "00283002", "00283006", signed=None) if tables else None
+        lut = lut_of(tables[0], "00283002", "00283006", signed=None) if tables else None
         windows = _windows(data_set)
         if lut or windows:
             return lut, windows
@@ -290,7 +292,7 @@ def _windows(data_set: DataSet) -> tuple[Window, ...]:
     )
 
 
-def _lut(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool | None) -> Lut:
+def lut_of(data_set: DataSet, descriptor_tag: str, data_tag: str, *, signed: bool | None) -> Lut:
     """A table from its descriptor and data.
 
     signed: whether its input is; None when only the Value Representation of the descriptor can tell.
@@ -320,10 +322,10 @@ def _descriptor(data_set: DataSet, tag: str) -> tuple[int, int, int]:
     return (count & 0xFFFF) or MAXIMUM_LUT_ENTRIES, first, bits
 
 
-def _palette(metadata: DataSet, *, signed: bool) -> tuple[Lut, Lut, Lut]:
+def palette_of(metadata: DataSet, *, signed: bool) -> tuple[Lut, Lut, Lut]:
     """The Palette Color Lookup Table Module. PS3.3 §C.7.9"""
     is_segmented = "00281221" in metadata and "00281201" not in metadata
-    table = _segmented_lut if is_segmented else _lut
+    table = _segmented_lut if is_segmented else lut_of
     data_tag = "0028122" if is_segmented else "0028120"
     red, green, blue = (table(metadata, f"0028110{n}", f"{data_tag}{n}", signed=signed) for n in (1, 2, 3))
     return red, green, blue

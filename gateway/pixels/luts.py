@@ -48,6 +48,7 @@ class Grayscale:
     modality_lut: Lut | None
     voi: Window | Lut | Limits
     is_inverted: bool
+    presentation_lut: Lut | None = None
 
 
 def grey(values: Pixels, description: PixelDescription, window: Window | None = None) -> Greys:
@@ -64,6 +65,7 @@ def grey(values: Pixels, description: PixelDescription, window: Window | None = 
         modality_lut=description.modality_lut,
         voi=voi,
         is_inverted=description.is_inverted,
+        presentation_lut=description.presentation_lut,
     )
     if _has_table(values):
         return _looked_through(_table(scale, values.dtype.str, *_range(values, voi)), values)
@@ -87,6 +89,18 @@ def palette_colour(values: Pixels, palette: tuple[Lut, Lut, Lut]) -> Greys:
     if not _has_table(values):
         raise Undecodable("Palette colour of more than 16 bits is not supported")
     return _looked_through(_palette_table(palette, values.dtype.str), values)
+
+
+def pseudo_colour(greys: Greys, palette: tuple[Lut, Lut, Lut]) -> Greys:
+    """Greys of 8 bits as RGB: black is the first colour of the palette, white the last. PS3.4 §N.2.7"""
+    tables = [
+        _eight_bits(
+            np.frombuffer(lut.entries, "<u2")[np.linspace(0, len(lut.entries) // 2 - 1, 256).round().astype(int)],
+            lut.bits,
+        )
+        for lut in palette
+    ]
+    return np.take(np.stack(tables, axis=-1), greys, axis=0)
 
 
 def modality(values: Values, slope: float, intercept: float, lut: Lut | None) -> Values:
@@ -140,6 +154,12 @@ def _looked_up(values: Values, lut: Lut) -> Values:
     return np.take(entries, indices).astype(np.float64)
 
 
+def _presented(shown: Values, lut: Lut) -> Values:
+    """0.0 to 1.0 through a Presentation LUT, whose entries span that range. PS3.3 §C.11.6.1.1"""
+    entries = len(lut.entries) // 2
+    return _looked_up(shown * (entries - 1), lut) / ((1 << lut.bits) - 1)
+
+
 def _with_input(values: Values, lut: Lut) -> Lut:
     """A VOI LUT whose first input was written as unsigned though its input is signed. PS3.3 §C.11.2.1.1"""
     if lut.first >= 1 << 15 and values.min() < 0:
@@ -149,6 +169,8 @@ def _with_input(values: Values, lut: Lut) -> Lut:
 
 def _greys(stored: Values, scale: Grayscale) -> Greys:
     shown = _voi(modality(stored, scale.slope, scale.intercept, scale.modality_lut), scale.voi)
+    if scale.presentation_lut is not None:
+        shown = _presented(np.nan_to_num(shown), scale.presentation_lut)
     greys = (np.nan_to_num(shown) * 255.0 + 0.5).astype(np.uint8)
     if scale.is_inverted:
         np.subtract(255, greys, out=greys)

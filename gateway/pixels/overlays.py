@@ -62,24 +62,32 @@ def place_of_frame(metadata: DataSet, group: str, frame_number: int) -> tuple[in
 def overlays(metadata: DataSet, description: PixelDescription) -> Iterator[Overlay]:
     """The planes that lie over a frame, by group. Raises Undecodable for one that is not what its elements say."""
     for group in sorted({tag[:4] for tag in metadata if OVERLAY_PLANE.fullmatch(tag) and tag[4:] == _ROWS}):
-        place = place_of_frame(metadata, group, description.frame_number)
-        if place is None:
-            continue
-        top, left = (*numbers_of(metadata, group + _ORIGIN), 1.0, 1.0)[:2]
-        plane = Overlay(
-            rows=_count(metadata, group + _ROWS),
-            columns=_count(metadata, group + _COLUMNS),
-            top=int(top) - 1,
-            left=int(left) - 1,
-            is_region=text_of(metadata, group + _TYPE) == "R",
-        )
-        if element_of(metadata, group + _DATA).keys() - {"vr"}:
-            yield replace(plane, bits=_bits(metadata, group, *place))
-        elif _count(metadata, group + _BITS_ALLOCATED, 1) > 1 and _has_bits_to_spare(description):
-            last = description.bits_allocated - 1
-            position = integer_of(metadata, group + _BIT_POSITION, minimum=0, maximum=last)
-            if not description.high_bit - description.bits_stored < position <= description.high_bit:
-                yield replace(plane, bit_position=position)
+        plane = overlay_of(metadata, group, description)
+        if plane is not None:
+            yield plane
+
+
+def overlay_of(metadata: DataSet, group: str, description: PixelDescription) -> Overlay | None:
+    """The plane of one group that lies over a frame, if there is one. Raises as ``overlays``."""
+    place = place_of_frame(metadata, group, description.frame_number)
+    if place is None:
+        return None
+    top, left = (*numbers_of(metadata, group + _ORIGIN), 1.0, 1.0)[:2]
+    plane = Overlay(
+        rows=_count(metadata, group + _ROWS),
+        columns=_count(metadata, group + _COLUMNS),
+        top=int(top) - 1,
+        left=int(left) - 1,
+        is_region=text_of(metadata, group + _TYPE) == "R",
+    )
+    if element_of(metadata, group + _DATA).keys() - {"vr"}:
+        return replace(plane, bits=_bits(metadata, group, *place))
+    if _count(metadata, group + _BITS_ALLOCATED, 1) > 1 and _has_bits_to_spare(description):
+        last = description.bits_allocated - 1
+        position = integer_of(metadata, group + _BIT_POSITION, minimum=0, maximum=last)
+        if not description.high_bit - description.bits_stored < position <= description.high_bit:
+            return replace(plane, bit_position=position)
+    return None
 
 
 def _has_bits_to_spare(description: PixelDescription) -> bool:

@@ -1,11 +1,16 @@
 """A frame becomes a picture: decode, modality, VOI, polarity or palette, overlays, region, scale, encode.
 
-In this order; a thumbnail has no overlays. Pure and bounded by the limits of ``description`` and ``options``; to be
-run in ``pool``, as it decodes what strangers sent. PS3.4 §N.2, PS3.18 §8.3.5.
+In this order; a thumbnail has no overlays, and a presentation state has steps of its own, see ``softcopy``. Pure and
+bounded by the limits of ``description`` and ``options``; to be run in ``pool``, as it decodes what strangers sent.
+PS3.4 §N.2, PS3.18 §8.3.5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
 from PIL import Image
 
 from gateway.pixels.decode import decode, decode_stored, keeps_all_bits, whole
@@ -25,7 +30,8 @@ from gateway.pixels.options import (
     Viewport,
     Window,
 )
-from gateway.pixels.overlays import draw, overlays
+from gateway.pixels.overlays import Overlay, draw, overlays
+from gateway.pixels.softcopy import Softcopy
 from storage.errors import BadRequest
 
 __all__ = ["RenderOptions", "Viewport", "Window", "render"]
@@ -47,16 +53,35 @@ def render(
     if options.is_thumbnail and (has_burned_in_annotation(metadata) or not has_pixels(metadata)):
         return icon(icon_kind(metadata), options)
     description = PixelDescription.of(metadata, transfer_syntax_uid, frame_number)
-    box = _region(description, options)
-    shown = display(description, decode(description, frame), options.window)
-    if not options.is_thumbnail:  # what lies over it may name the patient
-        shown = _overlaid(shown, metadata, description, frame)
-    image = _fitted(Image.fromarray(shown), description, options, box)
+    softcopy = Softcopy.of(metadata, description, options)
+    image = _drawn(metadata, description, frame, options) if softcopy is None else _presented(softcopy, frame)
     if options.annotation:
         lines = [list(map(str, values_of(metadata, kind.value))) for kind in Annotation]
         write_corners(image, *lines)
     image, profile = profiled(image, metadata, options.icc_profile)
     return encode(image, options, profile)
+
+
+def _drawn(metadata: DataSet, description: PixelDescription, frame: Frame, options: RenderOptions) -> Image.Image:
+    """The frame as the object itself wants it."""
+    box = _region(description, options)
+    shown = display(description, decode(description, frame), options.window)
+    if not options.is_thumbnail:  # what lies over it may name the patient
+        points_of = _points_of(description, frame)
+        for overlay in overlays(metadata, description):
+            if not shown.flags.writeable:  # colours of 8 bits are the frame itself
+                shown = shown.copy()
+            draw(shown, overlay, points_of(overlay))
+    return _fitted(Image.fromarray(shown), description, options, box)
+
+
+def _presented(softcopy: Softcopy, frame: Frame) -> Image.Image:
+    """The frame as a presentation state wants it. PS3.4 §N.2"""
+    description = softcopy.description
+    box = _region(softcopy.shown, softcopy.options)
+    shown = Image.fromarray(display(description, decode(description, frame), softcopy.options.window))
+    area = softcopy.displayed(shown, _points_of(description, frame))
+    return softcopy.annotated(_fitted(area, softcopy.shown, softcopy.options, box), box)
 
 
 def display(description: PixelDescription, values: Pixels, window: Window | None = None) -> Pixels:
@@ -68,23 +93,23 @@ def display(description: PixelDescription, values: Pixels, window: Window | None
     return colour(values, description.bits_stored)
 
 
-def _overlaid(shown: Pixels, metadata: DataSet, description: PixelDescription, frame: Frame) -> Pixels:
-    """The picture with the planes that lie over it. Those in bits that compression left out are lost. PS3.5 §8.1.2"""
-    all_bits: Pixels | None = None
-    for overlay in overlays(metadata, description):
-        if overlay.is_embedded:
-            if not keeps_all_bits(description):
-                continue
-            if all_bits is None:
-                values, _ = decode_stored(whole(description), frame)
-                all_bits = values.view(f"u{values.dtype.itemsize}")
-            points = all_bits[: overlay.rows, : overlay.columns] >> overlay.bit_position & 1
-        else:
-            points = overlay.points()
-        if not shown.flags.writeable:  # colours of 8 bits are the frame itself
-            shown = shown.copy()
-        draw(shown, overlay, points)
-    return shown
+def _points_of(description: PixelDescription, frame: Frame) -> Callable[[Overlay], Pixels]:
+    """What gives the points of an overlay; none where compression left out the bits that it was in. PS3.5 §8.1.2"""
+
+    @cache
+    def all_bits() -> Pixels:
+        values, _ = decode_stored(whole(description), frame)
+        return values.view(f"u{values.dtype.itemsize}")
+
+    def points(overlay: Overlay) -> Pixels:
+        if not overlay.is_embedded:
+            return overlay.points()
+        if not keeps_all_bits(description):
+            return np.zeros((overlay.rows, overlay.columns), np.uint8)
+        found: Pixels = all_bits()[: overlay.rows, : overlay.columns] >> overlay.bit_position & 1
+        return found
+
+    return points
 
 
 def _region(description: PixelDescription, options: RenderOptions) -> tuple[float, float, float, float]:
