@@ -18,6 +18,7 @@ from gateway.dimse.contexts import SERVICES, SYNTAXES, Service
 from gateway.dimse.limits import DimseLimits
 from gateway.dimse.store_scu import CONTEXTS_MAXIMUM
 from gateway.pixels.codecs import DECODED_WITH, ENCODED_WITH
+from gateway.pixels.presentation import PRESENTATION_STATES, Kind
 from storage.attributes import ATTRIBUTES, KeyType
 from storage.charsets import ENCODINGS
 from storage.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -77,6 +78,7 @@ def statement() -> str:
         _section("DIMSE: statuses", _statuses()),
         _section("Attributes of queries", _attributes()),
         _section("DICOMweb", _dicomweb()),
+        _section("Presentation states", _presentation_states()),
         _section("Character sets", _character_sets()),
         _section("Security", _SECURITY),
         _section("What is not supported", _WHAT_IS_NOT),
@@ -89,6 +91,20 @@ _SECURITY = """\
   loopback unless it is told to (`--insecure-no-auth`).
 * Every association and request has limits on bytes, counts, time and pace; each is a setting.
 * Patients are named in no log line and in no error.
+"""
+
+
+_PRESENTATION_STATES = """\
+Applied to the image that they are for, when they are rendered themselves or named by a WADO-URI request.
+
+{}
+* Of every kind: shutters (rectangular, circular, polygonal, bitmap), displayed area in its three size modes (TRUE SIZE
+  as SCALE TO FIT), rotation and flip, overlays that are switched on, graphic layers with their grey or colour, graphics
+  and text in PIXEL and DISPLAY units.
+* What a state leaves out is the identity, whatever the image says. Overlays lie below graphics and text. Text is
+  upright. Styles of lines, areas and text are not looked at, nor compound graphics, for which simple ones stand.
+* Of several images the first is shown. A thumbnail has neither overlays nor graphics nor text.
+* A state that is malformed, asks for mask subtraction or for MATRIX units is refused with the tag at fault.
 """
 
 
@@ -217,6 +233,17 @@ def _dicomweb() -> str:
         "Below `/dicomweb`, and below `/dicom-web`; `OPTIONS /dicomweb` tells the same as WADL or JSON.\n\n"
         + _table(("method", "resource", "transaction", "parameters", "media types, the default first"), rows)
     )
+
+
+def _presentation_states() -> str:
+    rows = [(_named(uid), _transformations(kind)) for uid, kind in PRESENTATION_STATES.items()]
+    return _PRESENTATION_STATES.format(_table(("SOP Class", "transformations"), rows))
+
+
+def _transformations(kind: Kind) -> str:
+    names = {"Modality LUT, VOI LUT": kind.has_voi, "Presentation LUT": kind.has_presentation_lut}
+    names["palette"] = kind.has_palette
+    return ", ".join(name for name, is_there in names.items() if is_there) or "none: colours stay as they are"
 
 
 def _character_sets() -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import orjson
 
 from gateway.pixels.annotation import annotated
-from gateway.pixels.icc import COLOR_SPACE, ICC_PROFILE, MAXIMUM_PROFILE_BYTES
+from gateway.pixels.description import COLOR_SPACE, ICC_PROFILE, MAXIMUM_PROFILE_BYTES
 from gateway.pixels.options import IccProfile, RenderOptions
 from gateway.pixels.overlays import place_of_frame
 from storage.dicomjson import unpack_metadata
@@ -45,7 +45,7 @@ def completed(metadata: bytes, document: Document, stored: StoredDataSet, number
         if _OVERLAY_DATA.fullmatch(path):
             _add_overlay(json, path[:4], value, stored, number)
         else:
-            _add(json, path, value, stored)
+            add_value(json, path, value, stored)
     if not is_plain:
         whole: Json = orjson.loads(unpack_metadata(document.metadata, ""))
         json |= annotated(whole, options.annotation, number)
@@ -65,8 +65,8 @@ def _overlay_data(document: Document) -> Iterator[tuple[str, BulkValue]]:
     return ((path, value) for path, value in document.bulk.items() if _OVERLAY_DATA.fullmatch(path))
 
 
-def _add(json: Json, path: str, value: BulkValue, stored: StoredDataSet) -> None:
-    """Put a value that metadata only refers to in its place."""
+def add_value(json: Json, path: str, value: BulkValue, stored: StoredDataSet) -> None:
+    """Put a value that metadata only refers to in its place, as bytes in little endian order."""
     *parents, tag = path.split("/")
     item = json
     for sequence, index in zip(parents[::2], parents[1::2], strict=True):

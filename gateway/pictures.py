@@ -16,6 +16,7 @@ from gateway import __version__, metrics
 from gateway.particulars import completed
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.summary import Summary
+from gateway.presented import Presented
 from gateway.session import Session
 from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, frame_bytes, native_frame, summary_of
 from storage.errors import NotAcceptable, NotFound, TooLarge, Undecodable
@@ -44,15 +45,17 @@ class Wanted:
     number: int
     options: RenderOptions
     key: str
+    presented: Presented | None = None
 
     @classmethod
-    def of(cls, instance: Instance, number: int, options: RenderOptions) -> Wanted:
+    def of(cls, instance: Instance, number: int, options: RenderOptions, presented: Presented | None = None) -> Wanted:
         """number: from 1; 0 is the middle frame. Raises NotFound when an image has no such frame."""
         if number > instance.number_of_frames > 0:
             raise NotFound("There is no such frame")
         shown = number or (instance.number_of_frames + 1) // 2
-        parts = (__version__, instance.transfer_syntax_uid, instance.digest, shown, options)
-        return cls(shown, options, hashlib.sha256(orjson.dumps(parts)).hexdigest())
+        state = presented.digest if presented else ""
+        parts = (__version__, instance.transfer_syntax_uid, instance.digest, state, shown, options)
+        return cls(shown, options, hashlib.sha256(orjson.dumps(parts)).hexdigest(), presented)
 
     @property
     def etag(self) -> str:
@@ -76,7 +79,7 @@ class Pictures:
         if picture is not None:
             return wanted, picture
         document = self.session.document(instance.scope)
-        wanted = Wanted.of(document.instance, wanted.number, wanted.options)
+        wanted = Wanted.of(document.instance, wanted.number, wanted.options, wanted.presented)
         return wanted, self._draw(document, wanted)
 
     def of_document(self, document: Document, wanted: Wanted) -> bytes:
@@ -108,6 +111,8 @@ class Pictures:
             with self.session.open(document.instance) as stored:
                 frame = native_frame(stored, document, table, wanted.number)
                 metadata = completed(summary.of_frame(wanted.number), document, stored, wanted.number, options)
+            if wanted.presented is not None:
+                metadata = wanted.presented.onto(metadata, self.session)
             syntax = transfer_syntax(document.instance.transfer_syntax_uid)
             frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
             try:

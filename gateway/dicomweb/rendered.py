@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dicomweb.documents import offers_of, readable
-from gateway.dicomweb.media_types import negotiate, rendered_offers
+from gateway.dicomweb.media_types import RENDERED_OFFERS, negotiate, rendered_offers
 from gateway.dicomweb.responses import (
     NO_SNIFF,
     PRIVATE,
@@ -40,10 +40,11 @@ from gateway.pixels.options import (
     Viewport,
     Window,
 )
+from gateway.presented import Presented, is_presentation_state
 from gateway.representative import representative
 from gateway.transcoding import decoding
 from storage.dicomjson import unpack_metadata
-from storage.errors import BadRequest, TooLarge
+from storage.errors import BadRequest, NotFound, TooLarge, Undecodable
 from storage.model import Document, Instance, Level, Scope
 
 RENDER_THREADS = 4
@@ -81,6 +82,9 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
     session = session_of(request)
     instance = representative(session, scope)
     accepts = request.query_params.getlist("accept") or request.headers.getlist("accept")
+    if is_presentation_state(instance):
+        options = options_of(request, negotiate(accepts, RENDERED_OFFERS).media_type, is_thumbnail=is_thumbnail)
+        return _in_state(request, instance, options, has_frames=bool(asked))
     if not is_thumbnail and is_video(instance):
         negotiate(accepts, (video_offer(instance),))
         return video(request, instance)
@@ -98,6 +102,24 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
     if chosen.is_multipart or (chosen.media_type == GIF and len(numbers) > 1 and not is_thumbnail):
         return _several(request, instance, numbers, options, is_multipart=chosen.is_multipart)
     return shown(request, instance, numbers[0] if asked else 0, options)
+
+
+def _in_state(request: Request, state: Instance, options: RenderOptions, *, has_frames: bool) -> Response:
+    """The image that a presentation state is for, as it wants it; an icon for a thumbnail that cannot be (W20).
+
+    has_frames: whether the path names frames.
+    """
+    if has_frames:
+        raise NotFound("A presentation state has no frames")
+    if options.window is not None:
+        raise BadRequest("The parameter window is not for a presentation state")
+    try:
+        presented = Presented.of_state(session_of(request), state)
+    except (NotFound, Undecodable):
+        if not options.is_thumbnail:
+            raise
+        return shown(request, state, 0, options)
+    return shown(request, presented.image, presented.number, options, presented)
 
 
 def _all_frames(instance: Instance, scope: Scope) -> Sequence[int]:
@@ -137,9 +159,14 @@ def _one_by_one(pictures: Pictures, document: Document, every: Sequence[Wanted])
         yield picture
 
 
-def shown(request: Request, instance: Instance, number: int, options: RenderOptions) -> Response:
-    """A picture of one frame, or of the middle one for the number 0. Raises NotFound, NotAcceptable, Undecodable."""
-    wanted = Wanted.of(instance, number, options)
+def shown(
+    request: Request, instance: Instance, number: int, options: RenderOptions, presented: Presented | None = None
+) -> Response:
+    """A picture of one frame, or of the middle one for the number 0. Raises NotFound, NotAcceptable, Undecodable.
+
+    presented: the state that the image is shown in, if any.
+    """
+    wanted = Wanted.of(instance, number, options, presented)
     if is_unchanged(request, wanted.etag):
         return not_modified(wanted.etag)
     wanted, picture = pictures_of(request).of_instance(instance, wanted)

@@ -19,6 +19,7 @@ from gateway.dicomweb.video import is_video, video, video_offer
 from gateway.dicomweb.wado import single_instance
 from gateway.http import session_of
 from gateway.pixels.options import Region, RenderOptions, Viewport, Window
+from gateway.presented import Presented, is_presentation_state
 from storage.errors import BadRequest, NotAcceptable
 from storage.model import Document, Instance, Scope
 from storage.uids import is_uid
@@ -40,10 +41,8 @@ _OF_PICTURES = (
 _OF_DICOM = ("transferSyntax", "anonymize")
 PARAMETERS = frozenset((*_REQUIRED, "contentType", "charset", *_OF_PICTURES, *_OF_DICOM))
 _CHARSETS = frozenset(("utf-8", "utf8"))
-_NOT_OFFERED = {
-    "presentationUID": "Presentation states are not applied",
-    "presentationSeriesUID": "Presentation states are not applied",
-}
+_STATE_UIDS = ("presentationSeriesUID", "presentationUID")
+_NOT_IN_A_STATE = ("region", "windowCenter", "windowWidth")
 
 Query = Mapping[str, str]
 
@@ -63,13 +62,32 @@ def _retrieve(request: Request) -> Response:
     if chosen.media_type == DICOM:
         return _dicom(request, query, instance)
     _refuse(query, _OF_DICOM, "The parameter {} is for DICOM objects only")
-    if is_video(instance) or document is not None:
+    if is_video(instance) or (document is not None and not is_presentation_state(instance)):
         _refuse(query, _OF_PICTURES, "The parameter {} is for pictures only")
         return video(request, instance) if document is None else readable(request, document, chosen.media_type)
     number = integer(query["frameNumber"], "frameNumber") if "frameNumber" in query else 0
     if number > instance.number_of_frames or ("frameNumber" in query and number == 0):
         raise BadRequest("The parameter frameNumber names no frame of the object")
-    return shown(request, instance, number, _options(query, chosen.media_type))
+    options = _options(query, chosen.media_type)
+    presented = _presented(request, query, instance, number)
+    if presented is None:
+        return shown(request, instance, number, options)
+    return shown(request, presented.image, presented.number, options, presented)
+
+
+def _presented(request: Request, query: Query, instance: Instance, number: int) -> Presented | None:
+    """The image in the state that the query names, or that the object is, if any; both UIDs go together (U9)."""
+    is_named = any(name in query for name in _STATE_UIDS)
+    if not is_named and not is_presentation_state(instance):
+        return None
+    _refuse(query, _NOT_IN_A_STATE, "The parameter {} is not for a presentation state")
+    if not is_named:
+        return Presented.of_state(session_of(request), instance)
+    for name in _STATE_UIDS:
+        if not is_uid(query.get(name, "")):
+            raise BadRequest(f"The parameter {name} is missing or no UID")
+    scope = Scope(query["studyUID"], *(query[name] for name in _STATE_UIDS))
+    return Presented.of_image(session_of(request), instance, number, scope)
 
 
 def _query(request: Request) -> Query:
@@ -102,6 +120,8 @@ def _offers(instance: Instance, document: Document | None) -> tuple[Representati
         return (video_offer(instance), itself)
     if document is None:
         return (*RENDERED_OFFERS, itself)
+    if is_presentation_state(instance):
+        return (itself, *RENDERED_OFFERS)
     if is_report(instance.sop_class_uid):
         return (*REPORT_OFFERS, itself)
     try:
@@ -139,9 +159,6 @@ def _refuse(query: Query, names: Sequence[str], reason: str) -> None:
 
 def _options(query: Query, media_type: str) -> RenderOptions:
     """How the picture is to look (U4–U10). Raises BadRequest, naming the parameter. PS3.18 §9.5"""
-    for name, reason in _NOT_OFFERED.items():
-        if name in query:
-            raise NotAcceptable(reason)
     if ("windowCenter" in query) != ("windowWidth" in query):
         raise BadRequest("The parameters windowCenter and windowWidth go together")
     window = None

@@ -27,6 +27,8 @@ from gateway.pixels.segmented import expanded
 from storage.errors import NotFound, TooLarge, Undecodable
 
 MAXIMUM_FRAME_PIXELS = 100_000_000  # L12
+MAXIMUM_PROFILE_BYTES = 4 << 20
+ICC_PROFILE, COLOR_SPACE = "00282000", "00282002"
 MAXIMUM_LUT_ENTRIES = 65_536
 
 Frame = bytes | memoryview  # one frame as stored

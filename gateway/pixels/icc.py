@@ -14,12 +14,11 @@ from io import BytesIO
 
 from PIL import Image, ImageCms
 
+from gateway.pixels.description import COLOR_SPACE, ICC_PROFILE, MAXIMUM_PROFILE_BYTES
 from gateway.pixels.elements import DataSet, bytes_of, text_of
 from gateway.pixels.options import IccProfile
 from storage.errors import Undecodable
 
-ICC_PROFILE, COLOR_SPACE = "00282000", "00282002"
-MAXIMUM_PROFILE_BYTES = 4 << 20
 _HEADER_BYTES, _SIGNATURE = 128, b"acsp"
 _D50 = (0.9642, 1.0, 0.8249)
 _FROM_D65 = (1.0478112, 0.0228866, -0.0501270, 0.0295424, 0.9904844, -0.0170491, -0.0092345, 0.0150436, 0.7521316)

@@ -1,7 +1,6 @@
 """Overlay planes: single bits that lie over an image, in elements of their own or in unused bits of its pixels.
 
-Pure. Graphics are drawn as they are; of a region of interest only the outline, so that it hides nothing.
-PS3.3 §C.9.2, §C.9.3, PS3.5 §8.1.2
+Pure, and read here only; ``planes`` draws them. PS3.3 §C.9.2, §C.9.3, PS3.5 §8.1.2
 """
 
 from __future__ import annotations
@@ -9,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from gateway.pixels.description import MAXIMUM_FRAME_PIXELS, OVERLAY_PLANE, PixelDescription, PixelKind
 from gateway.pixels.elements import DataSet, bytes_of, element_of, integer_of, numbers_of, text_of
-from gateway.pixels.native import Pixels
 from storage.errors import Undecodable
+from storage.frames import align_bits
 
 _ROWS, _COLUMNS, _FRAMES, _TYPE, _ORIGIN, _FIRST_FRAME = "0010", "0011", "0015", "0040", "0050", "0051"
 _BITS_ALLOCATED, _BIT_POSITION, _DATA = "0100", "0102", "3000"
-_WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +37,6 @@ class Overlay:
     def is_embedded(self) -> bool:
         """Whether it lies in bits of the pixels; retired, and in many an archive."""
         return self.bit_position >= 0
-
-    def points(self) -> Pixels:
-        """(rows, columns) of 0 and 1, of a plane that is not embedded."""
-        values = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.rows * self.columns, bitorder="little")
-        return values.reshape(self.rows, self.columns)
 
 
 def place_of_frame(metadata: DataSet, group: str, frame_number: int) -> tuple[int, int] | None:
@@ -103,32 +94,4 @@ def _bits(metadata: DataSet, group: str, first: int, count: int) -> bytes:
     stored = bytes_of(metadata, group + _DATA)
     if len(stored) * 8 < first + count:
         raise Undecodable("An overlay is truncated", tag=group + _DATA)
-    if first % 8 == 0:
-        return stored[first // 8 : (first + count + 7) // 8]
-    values = np.unpackbits(np.frombuffer(stored, np.uint8), count=first + count, bitorder="little")
-    return np.packbits(values[first:], bitorder="little").tobytes()
-
-
-def draw(shown: Pixels, overlay: Overlay, points: Pixels) -> None:
-    """Draw a plane white into a picture of the image's size; what lies outside is left out.
-
-    points: no more rows and columns than the plane has; of one that is embedded there are fewer when it says that it
-    is larger than the image.
-    """
-    top, left = max(0, overlay.top), max(0, overlay.left)
-    bottom = min(shown.shape[0], overlay.top + points.shape[0])
-    right = min(shown.shape[1], overlay.left + points.shape[1])
-    if top >= bottom or left >= right:
-        return
-    if overlay.is_region:
-        points = _outline(points)
-    part = points[top - overlay.top : bottom - overlay.top, left - overlay.left : right - overlay.left]
-    shown[top:bottom, left:right][part != 0] = _WHITE
-
-
-def _outline(points: Pixels) -> Pixels:
-    """The points of an area that have a neighbour outside."""
-    around = np.pad(points != 0, 1)
-    inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-    outline: Pixels = (points != 0) & ~inner
-    return outline
+    return align_bits(stored[first // 8 : (first + count + 7) // 8], first % 8, count)

@@ -30,7 +30,8 @@ from gateway.pixels.options import (
     Viewport,
     Window,
 )
-from gateway.pixels.overlays import Overlay, draw, overlays
+from gateway.pixels.overlays import Overlay, overlays
+from gateway.pixels.planes import draw, points_of
 from gateway.pixels.softcopy import Softcopy
 from storage.errors import BadRequest
 
@@ -67,11 +68,11 @@ def _drawn(metadata: DataSet, description: PixelDescription, frame: Frame, optio
     box = _region(description, options)
     shown = display(description, decode(description, frame), options.window)
     if not options.is_thumbnail:  # what lies over it may name the patient
-        points_of = _points_of(description, frame)
+        points = _points(description, frame)
         for overlay in overlays(metadata, description):
             if not shown.flags.writeable:  # colours of 8 bits are the frame itself
                 shown = shown.copy()
-            draw(shown, overlay, points_of(overlay))
+            draw(shown, overlay, points(overlay))
     return _fitted(Image.fromarray(shown), description, options, box)
 
 
@@ -80,7 +81,7 @@ def _presented(softcopy: Softcopy, frame: Frame) -> Image.Image:
     description = softcopy.description
     box = _region(softcopy.shown, softcopy.options)
     shown = Image.fromarray(display(description, decode(description, frame), softcopy.options.window))
-    area = softcopy.displayed(shown, _points_of(description, frame))
+    area = softcopy.displayed(shown, _points(description, frame))
     return softcopy.annotated(_fitted(area, softcopy.shown, softcopy.options, box), box)
 
 
@@ -93,7 +94,7 @@ def display(description: PixelDescription, values: Pixels, window: Window | None
     return colour(values, description.bits_stored)
 
 
-def _points_of(description: PixelDescription, frame: Frame) -> Callable[[Overlay], Pixels]:
+def _points(description: PixelDescription, frame: Frame) -> Callable[[Overlay], Pixels]:
     """What gives the points of an overlay; none where compression left out the bits that it was in. PS3.5 §8.1.2"""
 
     @cache
@@ -103,9 +104,9 @@ def _points_of(description: PixelDescription, frame: Frame) -> Callable[[Overlay
 
     def points(overlay: Overlay) -> Pixels:
         if not overlay.is_embedded:
-            return overlay.points()
+            return points_of(overlay)
         if not keeps_all_bits(description):
-            return np.zeros((overlay.rows, overlay.columns), np.uint8)
+            return np.zeros((0, 0), np.uint8)
         found: Pixels = all_bits()[: overlay.rows, : overlay.columns] >> overlay.bit_position & 1
         return found
 

@@ -21,7 +21,8 @@ from gateway.pixels.graphics import draw_objects, with_colours
 from gateway.pixels.luts import pseudo_colour
 from gateway.pixels.native import Pixels
 from gateway.pixels.options import MAXIMUM_OUTPUT_SIDE_PIXELS, Region, RenderOptions, Viewport
-from gateway.pixels.overlays import Overlay, draw
+from gateway.pixels.overlays import Overlay
+from gateway.pixels.planes import draw, points_of
 from gateway.pixels.presentation import IMAGE, PRESENTED, STATE, PresentationState
 from gateway.pixels.shutters import Circle, Opening, Polygon, Rectangle, Shutter
 from storage.errors import Undecodable
@@ -144,7 +145,7 @@ def _mask(plane: Overlay, points: Pixels, size: tuple[int, int]) -> Image.Image:
 def _hidden(shutter: Shutter, size: tuple[int, int], pixel_aspect: float) -> Image.Image:
     """What all of a shutter leaves seen is seen. pixel_aspect: by which a circle is round, not its pixels."""
     bitmap = shutter.bitmap
-    hidden = Image.new("L", size) if bitmap is None else _mask(bitmap, bitmap.points(), size)
+    hidden = Image.new("L", size) if bitmap is None else _mask(bitmap, points_of(bitmap), size)
     for opening in shutter.openings:
         closed = Image.new("L", size, _HIDDEN)
         _open(ImageDraw.Draw(closed), opening, size, pixel_aspect)

@@ -174,11 +174,6 @@ def test_u8_what_is_not_offered_is_said_to_be_so(ask, parameters):
     assert (answer.status_code, "not offered" in answer.json()["reason"]) == (406, True)
 
 
-@pytest.mark.parametrize("parameters", [{"presentationUID": "1.2"}, {"presentationSeriesUID": "1.2"}])
-def test_u9_and_u10_presentation_states_are_not_offered(ask, parameters):
-    assert ask("slice_01", **parameters).status_code == 406
-
-
 def test_u11_the_character_set_is_utf_8(ask):
     assert ask("slice_01", charset="UTF-8").status_code == 200
     assert ask("slice_01", charset="latin-1").status_code == 406

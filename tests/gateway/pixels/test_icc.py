@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from gateway.pixels.icc import ICC_PROFILE, MAXIMUM_PROFILE_BYTES, own_profile, profile, profiled
+from gateway.pixels.description import ICC_PROFILE, MAXIMUM_PROFILE_BYTES
+from gateway.pixels.icc import own_profile, profile, profiled
 from gateway.pixels.options import GIF, JPEG, PNG, IccProfile, RenderOptions
 from gateway.pixels.render import render
 from storage.errors import BadRequest, Undecodable

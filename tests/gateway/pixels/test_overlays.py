@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from gateway.pixels.description import PixelDescription
 from gateway.pixels.options import PNG, RenderOptions
 from gateway.pixels.overlays import overlays
+from gateway.pixels.planes import points_of
 from gateway.pixels.render import render
 from storage.errors import Undecodable
 from tests.gateway.pixels.judge import DCMJ2PNM, rendered_by_dcmtk
@@ -439,7 +440,7 @@ def test_the_points_of_a_frame_are_those_that_were_packed(rows, columns, frames,
         found = list(overlays(metadata, PixelDescription.of(metadata, NATIVE, number)))
         assert len(found) == (first <= number < first + frames)
         for overlay in found:
-            assert np.array_equal(overlay.points(), bits[number - first])
+            assert np.array_equal(points_of(overlay), bits[number - first])
 
 
 def test_a_frames_own_functional_groups_do_not_matter_to_its_planes():
