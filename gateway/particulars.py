@@ -17,7 +17,7 @@ from gateway.pixels.description import COLOR_SPACE, ICC_PROFILE, MAXIMUM_PROFILE
 from gateway.pixels.options import IccProfile, RenderOptions
 from gateway.pixels.overlays import place_of_frame
 from storage.dicomjson import unpack_metadata
-from storage.errors import TooLarge
+from storage.errors import TooLarge, Undecodable
 from storage.frames import align_bits
 from storage.model import BulkValue, Document, JsonElement
 from storage.stored import StoredDataSet
@@ -29,7 +29,7 @@ _OVERLAY_DATA = re.compile(r"60[01][02468ACE]3000", re.ASCII)
 _OPTICAL_PATH = "00480105"
 _PROFILES = (ICC_PROFILE, f"{_OPTICAL_PATH}/0/{ICC_PROFILE}")
 _MAXIMUM_LOOK_UP_TABLE_BYTES = 1 << 20
-_MAXIMUM_OVERLAY_BYTES = 16 << 20
+_MAXIMUM_OVERLAYS_BYTES = 32 << 20  # all planes of a frame together
 
 Json = dict[str, JsonElement]
 
@@ -41,9 +41,11 @@ def completed(metadata: bytes, document: Document, stored: StoredDataSet, number
     if not added and is_plain:
         return metadata
     json: Json = orjson.loads(metadata)
+    overlays_bytes = 0
     for path, value in added:
         if _OVERLAY_DATA.fullmatch(path):
-            _add_overlay(json, path[:4], value, stored, number)
+            left_bytes = _MAXIMUM_OVERLAYS_BYTES - overlays_bytes
+            overlays_bytes += _add_overlay(json, path[:4], value, stored, number, left_bytes)
         else:
             add_value(json, path, value, stored)
     if not is_plain:
@@ -74,24 +76,32 @@ def add_value(json: Json, path: str, value: BulkValue, stored: StoredDataSet) ->
     item[tag] = _inline(_read(value, stored, 0, value.end - value.start))
 
 
-def _add_overlay(json: Json, group: str, value: BulkValue, stored: StoredDataSet, number: int) -> None:
-    """Put in only the plane of the frame, as one that lies over every frame; of none there is nothing left."""
+def _add_overlay(
+    json: Json, group: str, value: BulkValue, stored: StoredDataSet, number: int, maximum_bytes: int
+) -> int:
+    """Put in only the plane of the frame, as one that lies over every frame, and return how many bytes it has.
+
+    Of none there is nothing left. Raises TooLarge, and Undecodable for a plane that is not all there.
+    """
     place = place_of_frame(json, group, number)
     if place is None:
         for tag in [tag for tag in json if tag.startswith(group)]:
             del json[tag]
-        return
+        return 0
     first_bit, bits = place
-    if bits > 8 * _MAXIMUM_OVERLAY_BYTES:
-        raise TooLarge("An overlay is larger than the limit")
-    raw = _read(value, stored, first_bit // 8, (first_bit + bits + 7) // 8)
+    first, end = first_bit // 8, (first_bit + bits + 7) // 8
+    if end > value.end - value.start:
+        raise Undecodable("An overlay is truncated", tag=f"{group}3000")
+    if end - first > maximum_bytes:
+        raise TooLarge("The overlays are larger than the limit")
+    raw = _read(value, stored, first, end)
     json[f"{group}3000"] = _inline(align_bits(raw, first_bit % 8, bits))
     json.pop(f"{group}0015", None)
+    return len(raw)
 
 
 def _read(value: BulkValue, stored: StoredDataSet, first: int, end: int) -> bytes:
     """Bytes of a value in little endian order, wherever a range cuts its words."""
-    end = min(end, value.end - value.start)
     if stored.transfer_syntax.is_little_endian:
         return stored.read(value.start + first, value.start + end)
     word_bytes = binary_word_bytes(value.vr)
@@ -105,12 +115,14 @@ def _inline(raw: bytes) -> JsonElement:
 
 
 def _profile(whole: Json, document: Document, stored: StoredDataSet) -> Json:
-    """The ICC profile of the image or, on a slide, of its first optical path. PS3.3 §C.8.12.5"""
+    """The ICC profile of the image or, on a slide, of its first optical path. Raises TooLarge. PS3.3 §C.8.12.5"""
     items = whole.get(_OPTICAL_PATH, {}).get("Value") or [{}]
     sources = [source for source in (whole, items[0]) if isinstance(source, dict)]
     found = {tag: source[tag] for source in reversed(sources) for tag in (ICC_PROFILE, COLOR_SPACE) if tag in source}
-    for path in _PROFILES:
-        value = document.bulk.get(path)
-        if value is not None and value.end - value.start <= MAXIMUM_PROFILE_BYTES:
-            return found | {ICC_PROFILE: _inline(_read(value, stored, 0, value.end - value.start))}
-    return found
+    value = document.bulk.get(_PROFILES[0] if ICC_PROFILE in whole else _PROFILES[1])
+    if value is None:
+        return found
+    size_bytes = value.end - value.start
+    if size_bytes > MAXIMUM_PROFILE_BYTES:
+        raise TooLarge("The ICC profile of the object is larger than the limit")
+    return found | {ICC_PROFILE: _inline(_read(value, stored, 0, size_bytes))}

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 import subprocess
 import sys
-from functools import partial
 
-import httpx
 import pytest
 from PIL import Image
 
-from gateway.asgi import application
-from gateway.pixels.pool import RenderPool
-from gateway.session import Session
-from gateway.settings import Settings
 from storage.model import Source
 from tests.fix_samples import MANIFEST, SAMPLES
 
@@ -140,28 +133,6 @@ def test_a_picture_that_the_client_has_is_not_drawn_again(samples):
     again = samples.get(url, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert samples.get(url + "?viewport=64,64").headers["etag"] != first.headers["etag"]
-
-
-class Here:
-    """The application in this process."""
-
-    def __init__(self, archive, pool):
-        self.pool = pool
-        self._app = application(Settings(), partial(Session, archive), pool)
-
-    def get(self, url, **headers):
-        async def answer():
-            transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-                return await client.get(url, headers={"Accept": "*/*", **headers})
-
-        return asyncio.run(answer())
-
-
-@pytest.fixture
-def here(archive):
-    with RenderPool(1) as pool:
-        yield Here(archive, pool)
 
 
 def kept_slice(archive, name="slice_01"):
