@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.micro import storage_cases, web_cases
+from benchmarks.micro import codec_cases, storage_cases, web_cases
 from benchmarks.micro.timing import shown, time_case
 
 
@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--seconds", type=float, default=0.5, help="for each case (0.5)")
     options = asked.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="gateway-micro-") as folder, contextlib.ExitStack() as stack:
-        for case in itertools.chain(storage_cases.cases(), web_cases.cases(Path(folder), stack)):
+        cases = itertools.chain(storage_cases.cases(), web_cases.cases(Path(folder), stack), codec_cases.cases())
+        for case in cases:
             if options.only.lower() in case.name.lower():
                 print(shown(time_case(case, options.seconds)), flush=True)
 
