@@ -16,9 +16,9 @@ from gateway.pixels.elements import DataSet
 from gateway.pixels.references import applies
 from gateway.pixels.state_elements import code, integers, is_present, items, malformed, numbers, text, too_many, words
 
-MAXIMUM_OBJECTS = 4_096
-MAXIMUM_POINTS = 65_536
-MAXIMUM_TEXT_CHARACTERS = 65_536
+MAXIMUM_OBJECTS = 2_048
+MAXIMUM_POINTS = 32_768
+MAXIMUM_TEXT_CHARACTERS = 8_192
 _LIMIT = 1_000_000.0  # of a coordinate, in its unit
 _LIMIT_ORDER = 2**31
 _ANNOTATIONS, _GRAPHICS, _TEXTS, _LAYERS = "00700001", "00700009", "00700008", "00700060"
@@ -158,6 +158,8 @@ def _graphics(annotation: DataSet, layer: GraphicLayer) -> Iterator[GraphicObjec
         points = _points(item, _DATA)
         count = integers(item, _COUNT, count=1, limit=0xFFFF)
         fewest, most = _POINTS[graphic_type]
+        if len(points) > MAXIMUM_POINTS:
+            raise too_many(_DATA)
         if count and count[0] not in (len(points), len(points) & 0xFFFF):
             raise malformed(_COUNT)
         if not fewest <= len(points) <= most:

