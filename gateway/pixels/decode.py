@@ -57,7 +57,7 @@ _TO_RGB = frozenset({decode_jpeg, decode_jpeg_extended, decode_jpeg_xl})
 _PACKINGS = frozenset({decode_native, decode_deflated_frame, decode_rle})
 _OF_CELLS = frozenset({decode_jpeg_lossless, decode_jpeg_ls, decode_jpeg2000})
 _YBR = frozenset({"YBR_FULL", "YBR_FULL_422"})
-_PARTIAL = "YBR_PARTIAL_422"
+_PARTIAL, _XYB = "YBR_PARTIAL_422", "XYB"
 
 
 def decode(description: PixelDescription, frame: Frame) -> Pixels:
@@ -87,6 +87,8 @@ def decode_stored(description: PixelDescription, frame: Frame) -> tuple[Pixels, 
         return values, description.photometric_interpretation
     if decoder in _TO_RGB or (decoder is decode_jpeg2000 and Codestream.of(bytes(frame)).has_component_transform):
         return values, "RGB"
+    if description.photometric_interpretation == _XYB:
+        raise Undecodable("The colours of JPEG XL have no other encoding")
     if description.photometric_interpretation == _PARTIAL:
         return _rgb_of_partial(values, description.bits_stored), "RGB"
     return values, "YBR_FULL" if description.photometric_interpretation in _YBR else "RGB"

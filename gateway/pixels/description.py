@@ -186,6 +186,7 @@ _SAMPLES = {
     "MONOCHROME2": 1,
     "PALETTE COLOR": 1,
     "RGB": 3,
+    "XYB": 3,
     "YBR_FULL": 3,
     "YBR_FULL_422": 3,
     "YBR_ICT": 3,

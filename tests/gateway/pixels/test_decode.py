@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from pydicom.pixels import pixel_array
@@ -116,3 +117,12 @@ def test_partial_ybr_reaches_from_black_to_white():
     assert values[0].tolist() == [[0] * 3, [255] * 3, [0] * 3, [0] * 3]
     assert np.abs(values[1, 0].astype(int) - [255, 0, 0]).max() <= 1
     assert np.abs(values[1, 2].astype(int) - [0, 255, 0]).max() <= 1
+
+
+def test_the_colours_of_jpeg_xl_are_only_what_a_codestream_of_jpeg_xl_has():
+    image = noise((8, 8, 3), "u1")
+    frame = imagecodecs.jpegxl_encode(image, lossless=True)
+    metadata = metadata_of(image, "XYB")
+    assert np.array_equal(decode(PixelDescription.of(metadata, "1.2.840.10008.1.2.4.112", 1), frame), image)
+    with pytest.raises(Undecodable, match="JPEG XL"):
+        decode(PixelDescription.of(metadata, NATIVE, 1), image.tobytes())

@@ -16,7 +16,7 @@ from gateway.pixels.overlays import overlays
 from gateway.pixels.planes import points_of
 from gateway.pixels.render import render
 from storage.errors import Undecodable
-from tests.gateway.pixels.judge import DCMJ2PNM, rendered_by_dcmtk
+from tests.gateway.pixels import dcmtk
 from tests.gateway.pixels.part10 import BUNDLED, read
 from tests.gateway.pixels.synthetic import (
     JPEG_2000,
@@ -108,7 +108,7 @@ def compare(made, folder, frame_number=1, *, is_empty=False):
     path = saved(made, folder)
     mine = ours(path, frame_number=frame_number)
     window = ["+Wi", "1"] if made.SamplesPerPixel == 1 else []
-    theirs, bare = (rendered_by_dcmtk(path, frame_number, window, overlays=which) for which in ("+Omr", "-O"))
+    theirs, bare = (dcmtk.picture(path, frame_number, *window, which) for which in ("+Omr", "-O"))
     assert np.array_equal(white(mine), white(theirs))
     assert white(mine).any() != is_empty
     rest = ~white(mine)
@@ -119,7 +119,7 @@ def compare(made, folder, frame_number=1, *, is_empty=False):
 def test_the_overlay_of_a_scanner_is_where_dcmtk_draws_it():
     path = BUNDLED / "examples_overlay.dcm"
     mine = ours(path)
-    theirs, bare = (rendered_by_dcmtk(path, 1, ["+Wi", "1"], overlays=which) for which in ("", "-O"))
+    theirs, bare = (dcmtk.picture(path, 1, "+Wi", "1", *which) for which in ((), ("-O",)))
     drawn = theirs != bare
     assert drawn.sum() > 200
     assert (mine[drawn] == 255).all()
