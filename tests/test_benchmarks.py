@@ -14,6 +14,7 @@ from benchmarks.bench import Measurement, Result
 from benchmarks.client import AnswerError
 from benchmarks.corpus import FRAME_BYTES, Corpus, TinyStudy, ct_instance, studies_by, us_frames, us_instance
 from benchmarks.load import load
+from benchmarks.micro import codec_cases, storage_cases
 from benchmarks.micro.timing import Case, time_case
 from benchmarks.part10 import part10
 from benchmarks.processes import Cost
@@ -32,6 +33,12 @@ def read(content):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.mark.parametrize("module", [codec_cases, storage_cases])
+def test_every_part_that_can_be_timed_does_what_it_should(module):
+    for case in module.cases():
+        case.operation()
 
 
 def test_corpus_is_the_same_every_time(tmp_path):

@@ -72,7 +72,7 @@ def _jpeg(colour: np.ndarray) -> Iterator[Case]:
 
 
 def _lossless(grey: np.ndarray) -> Iterator[Case]:
-    encoders: Mapping[str, tuple[str, Callable[[], bytes]]] = {
+    encoders: Mapping[str, tuple[str, Callable[[], bytes | bytearray]]] = {
         "JPEG lossless": ("imagecodecs", lambda: imagecodecs.ljpeg_encode(grey, bitspersample=16)),
         "JPEG-LS": ("imagecodecs", lambda: imagecodecs.jpegls_encode(grey)),
         "JPEG 2000": (

@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.corpus import ct_instance, us_instance
 from benchmarks.dimse import file_meta
 from benchmarks.micro.timing import Case
-from storage.attributes import by_name, level_attributes
+from storage.attributes import by_keyword, level_attributes
 from storage.dataset import read_data_set
 from storage.dicomjson import pack_metadata, unpack_metadata
 from storage.frames import frame_table
@@ -55,7 +55,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"frame table, made: {name}", partial(frame_table, walked, syntax, _nothing))
         yield Case(f"frame table, last frame: {name}", partial(table.ranges, table.number_of_frames))
     for keyword, asked, stored in _SEARCHES:
-        attribute = by_name(keyword)
+        attribute = by_keyword(keyword)
         assert attribute is not None
         value = {"Alphabetic": stored} if attribute.vr == "PN" else stored
         element = {"vr": attribute.vr, "Value": [value]}
