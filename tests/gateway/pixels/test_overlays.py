@@ -32,7 +32,7 @@ from tests.gateway.pixels.synthetic import (
     sequence,
 )
 
-by_dcmtk = pytest.mark.skipif(not DCMJ2PNM, reason="dcmj2pnm of DCMTK is not installed")
+by_dcmtk = pytest.mark.needs("dcmj2pnm")
 # The window keeps every pixel below white, so that what is white is overlay.
 WINDOW = {"WindowCenter": 4096, "WindowWidth": 8192, "RescaleSlope": 1, "RescaleIntercept": 0}
 
