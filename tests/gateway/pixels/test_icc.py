@@ -68,8 +68,13 @@ def to_d50(space):
     primaries, white, *_ = DEFINED[space]
     columns = np.stack([xyz(primary) for primary in primaries], axis=1)
     matrix = columns * np.linalg.solve(columns, xyz(white))
+    return adapted(white) @ matrix
+
+
+def adapted(white):
+    """The matrix that turns colours under a white into those under D50."""
     gains = (BRADFORD @ xyz(D50)) / (BRADFORD @ xyz(white))
-    return np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD @ matrix
+    return np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD
 
 
 def expected(pixels, source, target):
@@ -110,6 +115,8 @@ def test_a_profile_is_read_by_littlecms(space):
         assert 132 + 12 * count <= at <= at + size <= len(data)
     for kind, column in (("red", 0), ("green", 1), ("blue", 2)):
         assert np.abs(getattr(found, f"{kind}_colorant")[0] - to_d50(space)[:, column]).max() < 0.0005
+    assert np.abs(np.array(found.chromatic_adaptation[0]) - adapted(DEFINED[space][1])).max() < 0.0005
+    assert np.abs(np.array(found.media_white_point[0]) - xyz(D50)).max() < 0.0005
     assert profile(space) == data
 
 
