@@ -12,6 +12,10 @@ RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/runtime.txt
 
 FROM python:3.13-slim
+# A font with the letters of names beyond ASCII, for pictures with annotation.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends fonts-dejavu-core \
+ && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin gateway \
  && install --directory --owner gateway --group gateway --mode 0700 /data
 COPY --from=dependencies /opt/venv /opt/venv

@@ -36,7 +36,7 @@ from tests.gateway.pixels.states import (
 )
 from tests.gateway.pixels.synthetic import NATIVE, element, metadata_of, picture_of
 
-needs_dcmtk = pytest.mark.skipif(not DCMP2PGM, reason="dcmp2pgm of DCMTK is not installed")
+needs_dcmtk = pytest.mark.needs("dcmp2pgm")
 HOUNSFIELD = {"RescaleIntercept": -1024, "RescaleSlope": 1, "RescaleType": "HU"}
 
 
