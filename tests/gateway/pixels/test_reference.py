@@ -255,19 +255,19 @@ def test_smaller_pictures_are_averages(folder):
 
 @pytest.fixture(scope="module")
 def door(folder, tmp_path_factory):
-    """A client of a gateway that holds all specimens."""
+    """A client of a gateway that holds all specimens, and the samples."""
     for specimen in ALL.values():
         specimen.write(folder)
     data = tmp_path_factory.mktemp("specimens") / "data"
     with running_gateway(data, "--workers", "1") as running:
-        run = run_command("import", "--data", data, "--json", *folder.glob("*.dcm"))
+        run = run_command("import", "--data", data, "--json", *folder.glob("*.dcm"), *SAMPLES.rglob("*.dcm"))
         assert run.returncode == 0, run.stderr
-        with httpx.Client(base_url=f"{running.dicomweb}/studies/2.25.404142/series/2.25.404143/", timeout=60) as client:
+        with httpx.Client(base_url=running.dicomweb, timeout=60) as client:
             yield client
 
 
 def url_of(specimen):
-    return f"instances/{specimen.sop_instance_uid}/rendered"
+    return f"/studies/2.25.404142/series/2.25.404143/instances/{specimen.sop_instance_uid}/rendered"
 
 
 def test_every_encoding_comes_through_the_door_as_it_is_drawn(door, folder):
@@ -284,6 +284,21 @@ def test_every_encoding_comes_through_the_door_as_it_is_drawn(door, folder):
         if answer.content != drawn:
             differing[name] = answer.status_code, len(answer.content), len(drawn)
     assert differing == {}
+
+
+def test_every_sample_comes_through_the_door_as_it_is_drawn(door):
+    differing = []
+    for path in sorted(SAMPLES.rglob("*.dcm")):
+        source = opened(path)
+        ids = (source.data_set[f"{level}InstanceUID"].value for level in ("Study", "Series", "SOP"))
+        url = "/studies/{}/series/{}/instances/{}/frames".format(*ids)
+        for number in sorted({1, len(source.frames)} - {0}) if source.frames else ():
+            answer = door.get(f"{url}/{number}/rendered", params={"accept": PNG})
+            frame = source.frames[number - 1]
+            drawn = render(source.metadata, source.transfer_syntax_uid, number, frame, RenderOptions(PNG))
+            if answer.content != drawn:
+                differing.append((path.stem, number, answer.status_code))
+    assert differing == []
 
 
 @pytest.mark.parametrize("name", ALL_WAYS)
