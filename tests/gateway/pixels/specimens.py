@@ -45,6 +45,7 @@ class Specimen:
     """One file to be made. subject: by its key. photometric: what the file says, where that is not what the subject is.
 
     least_db: how alike the picture must be to that of the subject without loss; infinite where nothing is lost.
+    is_judged: DCMTK has a word in it; not where it believes the Data Set, though the codestream says otherwise.
     """
 
     syntax: str
@@ -54,6 +55,7 @@ class Specimen:
     photometric: str = ""
     variant: str = ""
     least_db: float = np.inf
+    is_judged: bool = True
 
     @property
     def of(self) -> Subject:
@@ -220,6 +222,16 @@ def _jpeg_in_jpeg_xl(subject, path, specimen):
     _encapsulated(subject, path, specimen, imagecodecs.jpegxl_encode_jpeg(target.getvalue(), usecontainer=False))
 
 
+def _jpeg(subject, path, specimen):
+    """options: colours of the codestream, and the transform of an Adobe marker instead of that of JFIF."""
+    colours, adobe = specimen.options
+    codestream = bytes(imagecodecs.jpeg8_encode(_frame(subject), level=95, outcolorspace=colours, subsampling="444"))
+    if adobe is not None:
+        after = 4 + int.from_bytes(codestream[4:6], "big")  # of the marker that libjpeg has put first
+        codestream = b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([adobe]) + codestream[after:]
+    _encapsulated(subject, path, specimen, codestream)
+
+
 def _jpeg_of_12_bits(subject, path, specimen):
     codestream = imagecodecs.jpeg8_encode(_frame(subject), level=95, bitspersample=12)
     _encapsulated(subject, path, specimen, codestream)
@@ -266,6 +278,14 @@ def _jpeg_rows() -> list[Specimen]:
             least = _HALF_CHROMA if "422" in photometric else _NEAR
             made = "dcmcjpeg", process, "+un", "+q", "95", *options
             rows += _rows(syntax, _by_dcmtk, ["RGB"], *made, photometric=photometric, variant=variant, least_db=least)
+    rows += [
+        Specimen("JPEGBaseline8Bit", "RGB", _jpeg, ("YCBCR", None), "YBR_FULL", "JFIF", _NEAR),
+        Specimen("JPEGBaseline8Bit", "RGB", _jpeg, ("YCBCR", None), "RGB", "YCbCr by JFIF", _NEAR, is_judged=False),
+        Specimen("JPEGBaseline8Bit", "RGB", _jpeg, ("YCBCR", 1), "YBR_FULL", "Adobe", _NEAR),
+        Specimen("JPEGBaseline8Bit", "RGB", _jpeg, ("YCBCR", 1), "RGB", "YCbCr by Adobe", _NEAR, is_judged=False),
+        Specimen("JPEGBaseline8Bit", "RGB", _jpeg, ("RGB", 0), "RGB", "Adobe", _NEAR),
+        Specimen("JPEGBaseline8Bit", "RGB", _jpeg, ("RGB", 0), "YBR_FULL", "RGB by Adobe", _NEAR, is_judged=False),
+    ]
     rows += _rows("JPEGExtended12Bit", _jpeg_of_12_bits, ["12", "12 M1"], least_db=_NEAR)
     rows += _rows("JPEGExtended12Bit", _jpeg_of_12_bits, ["RGB 12"], photometric="YBR_FULL", least_db=_LOSSY)
     for syntax, process in (("JPEGLossless", "+el"), ("JPEGLosslessSV1", "+e1")):

@@ -93,7 +93,7 @@ def verdict(specimen: Specimen, folder: Path) -> Verdict:
     except GatewayError as error:
         return Verdict(specimen, refusal=(type(error), error.reason))
     expected = DEFAULT.expected(specimen.judged(), 1, subject.stored)
-    options = dcmtk.options(source.data_set, 1)
+    options = dcmtk.options(source.data_set, 1) if specimen.is_judged else None
     theirs = dcmtk.picture(path, 1, *options) if options is not None else None
     if theirs is not None and theirs.shape[:2] != ours.shape[:2]:  # it does not stretch pixels
         theirs = None
