@@ -13,7 +13,7 @@ from gateway.dicomweb import documents
 from gateway.dicomweb.documents import ENCAPSULATED, takes_utf_8
 from gateway.pixels.pool import RenderPool
 from storage.model import Source
-from tests.gateway.dicomweb.test_rendered import Here
+from tests.fix_application import Here
 from tests.reports import IMAGE, IMAGE_SERIES, IMAGE_STUDY, code, content, document, item, part10, reference, text
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"

@@ -9,7 +9,6 @@ from PIL import Image, ImageSequence
 
 from storage.model import Source
 from tests import synthetic
-from tests.gateway.dicomweb.test_rendered import here  # noqa: F401 - a fixture
 from tests.gateway.dicomweb.test_wado import parts_of
 
 LOOP = "colour_loop"
@@ -91,7 +90,7 @@ def test_a_series_is_a_still_picture(samples):
 
 
 @pytest.fixture
-def film(archive, here):  # noqa: F811
+def film(archive, here):
     """A video of three fragments in the archive, whose picture nobody can draw."""
     cuts = (STREAM[:100], STREAM[100:4096], STREAM[4096:])
     content = synthetic.data_set(

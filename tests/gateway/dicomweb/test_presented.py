@@ -12,7 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Exp
 
 from gateway.pixels.pool import RenderPool
 from storage.model import Source
-from tests.gateway.dicomweb.test_rendered import Here
+from tests.fix_application import Here
 from tests.gateway.pixels.part10 import BUNDLED, read
 from tests.gateway.pixels.states import (
     DCMP2PGM,
