@@ -71,9 +71,13 @@ class Listener:
     def objects(self):
         return sorted(self.folder.rglob("*.dcm"))
 
+    def attended(self):
+        """How many connections are attended to."""
+        return self.server._attending
+
     def is_at_rest(self):
         """Whether no connection is attended to."""
-        return self.server._attending == 0
+        return self.attended() == 0
 
     def figures_at_rest(self):
         """What is in use while nothing is going on."""

@@ -42,7 +42,7 @@ def encode_text(text: str, codecs: tuple[str, ...], *, is_name: bool) -> bytes:
 
     is_name: component groups and components are delimiters, which return to the first set. PS3.5 §6.1.2.5.3
     """
-    if len(codecs) == 1 and codecs[0] != _JIS_X_0201:
+    if len(codecs) == 1 and codecs[0] != _JIS_X_0201 and codecs[0] not in STATEFUL:
         return text.encode(codecs[0])
     delimiters = _NAME_PARTS if is_name else _TEXT_PARTS
     return b"".join(_extended(part, codecs) for part in delimiters.split(text))
@@ -72,7 +72,7 @@ def _extended(part: str, codecs: tuple[str, ...]) -> bytes:
         written.append(raw)
     if low != _ASCII:
         written.append(home)
-    if not is_first_in_g1 and first != _ASCII:
+    if not is_first_in_g1 and first != _ASCII and first not in STATEFUL:  # which are no sets of G1
         written.append(_ESCAPE_OF[first])
     return b"".join(written)
 

@@ -196,6 +196,7 @@ def test_d8_a_thousand_mutated_pdus_leak_no_thread_and_no_descriptor(listener):
     before = listener.figures_at_rest()
     good = p_data(pdv(1, 3, store_command("1.2.3.4.5")), pdv(1, 2, synthetic.data_set()))
     for _ in range(1000 // 4):
+        assert settle(lambda: listener.attended() < 16)  # who was cut off takes a moment to go
         peer = raw_association(listener, STORAGE)
         for _ in range(4):
             wire = bytearray(good)

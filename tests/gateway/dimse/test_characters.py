@@ -1,7 +1,7 @@
 """Text written in every character set of PS3.3 §C.12.1.1.2, held against examples of the standard and our reader."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.dimse.characters import codecs_of, encode_text
@@ -72,6 +72,8 @@ SINGLE = sorted(term for term in ENCODINGS if term.startswith(("ISO_IR", "G")))
 OF_MANY_SCRIPTS = st.text("ab ^=éŁĦķΔقשЛİส€ﾔ山丂洪홍张太", max_size=14)
 
 
+@example("¥", ["ISO 2022 IR 87"])
+@example("Ł=", ["ISO 2022 IR 87", "ISO 2022 IR 101"])
 @given(OF_MANY_SCRIPTS | st.text(max_size=14), st.lists(st.sampled_from(EXTENSIONS), min_size=1, max_size=4))
 def test_whatever_is_written_with_code_extensions_is_read_as_it_was(text, terms):
     read_again(text, "\\".join(terms))
