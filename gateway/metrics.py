@@ -47,6 +47,12 @@ HTTP_LOOP_LAG_SECONDS = Histogram(
     "gateway_http_loop_lag_seconds", "How late the event loop of an HTTP worker came to what was due", buckets=_SECONDS
 )
 RENDER_SECONDS = Histogram("gateway_pixels_render_seconds", "Time to make a picture", ["kind"], buckets=_SECONDS)
+RENDER_STARTS = Counter(
+    "gateway_pixels_worker_starts_total", "Decoding processes that were started, by what confines them", ["confinement"]
+)
+RENDER_FAILURES = Counter(
+    "gateway_pixels_failures_total", "Frames of which nothing could be made, by what became of them", ["outcome"]
+)
 RENDER_RESTARTS = Counter("gateway_pixels_worker_restarts_total", "Decoding processes that were replaced")
 THUMBNAILS = Counter("gateway_thumbnails_total", "Series whose thumbnail was made ahead, or could not be", ["outcome"])
 FORWARD_WAITING = Gauge(

@@ -6,6 +6,7 @@ itself imports no decoder. L12, H15, H16.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -21,8 +22,12 @@ from gateway.pixels.kept import Kept
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.protocol import (
     CLASSES,
+    CONFINED,
+    LIMITS,
     OK,
     READY,
+    LongFrame,
+    Parts,
     Transcoded,
     receive_answer,
     request_of,
@@ -32,9 +37,15 @@ from gateway.pixels.protocol import (
 from gateway.pixels.summary import Summary
 from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
 
+logger = logging.getLogger(__name__)
+
 KEPT_PICTURES_BYTES = 32 << 20
 KEPT_SUMMARIES_BYTES = 4 << 20
+LATE, FAILED = "The frame takes too long to decode", "The decoder failed on this frame"
 _START_SECONDS = 30.0
+_WAITING_SHARE = 1 / 3
+_OUTCOMES = {LATE: "late", FAILED: "crashed"}
+_OUTCOMES_OF_CLASSES = {Undecodable: "undecodable", TooLarge: "too_large", Overloaded: "overloaded"}
 _ROOT = Path(__file__).resolve().parents[2]
 # Nothing of our own environment: no secret of it reaches a decoder. One thread each, as the pool is the parallelism
 # and every further one reserves memory.
@@ -50,9 +61,10 @@ _ENVIRONMENT = {
 class RenderPool:
     """Draws and transcodes frames in up to ``workers`` processes, which start when they are first needed.
 
-    seconds: wall and processor time of one request. memory_bytes: what one request may allocate. queue: requests that
-    may wait for a worker. restarts: workers that had to be replaced so far. pictures, summaries: room to keep what was
-    made, for those who ask. Safe to use from any thread; requests block. Close it when done, or use it as a context.
+    seconds: from a request to its answer, and processor time; a third of them may be spent waiting, the rest is there
+    for the frame. memory_bytes: what one request may allocate. queue: requests that may wait for a worker. restarts:
+    workers that had to be replaced so far. pictures, summaries: room to keep what was made, for those who ask. Safe to
+    use from any thread; requests block. Close it when done, or use it as a context.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class RenderPool:
         self._busy = 0
         self._waiting = 0
         self._closed = False
+        self._has_warned = False
 
     def __enter__(self) -> Self:
         return self
@@ -79,31 +92,48 @@ class RenderPool:
         self.close()
 
     def render(
-        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+        self,
+        metadata: bytes,
+        transfer_syntax_uid: str,
+        frame_number: int,
+        frame: bytes | LongFrame,
+        options: RenderOptions,
+        waited_seconds: float = 0.0,
     ) -> bytes:
         """The picture of one frame, as ``gateway.pixels.render.render`` makes it, and its errors.
 
         metadata: the DICOM JSON Model of the instance as UTF-8, or at least what describes its pixels.
+        waited_seconds: how long the request has been waiting before.
         Raises besides: Undecodable when the worker fails or takes too long, TooLarge beyond the memory, Overloaded
         when the queue is full, when no worker gets free in time or when the pool is closed.
         """
-        return self._made(request_of(metadata, transfer_syntax_uid, frame_number, frame, options))
+        return self._made(request_of(metadata, transfer_syntax_uid, frame_number, frame, options), waited_seconds)
 
     def transcode(
-        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, target_uid: str
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes | LongFrame, target_uid: str
     ) -> Transcoded:
         """One frame in another transfer syntax, as of ``gateway.pixels.encode.transcode``; raises as ``render``."""
         parts = request_of(metadata, transfer_syntax_uid, frame_number, frame, target_uid)
         return Transcoded.unpacked(self._made(parts))
 
-    def _made(self, parts: tuple[bytes, bytes, bytes]) -> bytes:
+    def _made(self, parts: Parts, waited_seconds: float = 0.0) -> bytes:
+        """What the worker makes of a request; what it cannot be made of is counted. Raises as ``render``."""
+        try:
+            return self._asked(parts, time.monotonic() - waited_seconds)
+        except (Undecodable, TooLarge, Overloaded) as error:
+            outcome = _OUTCOMES.get(error.reason, _OUTCOMES_OF_CLASSES[type(error)])
+            metrics.RENDER_FAILURES.labels(outcome).inc()
+            raise
+
+    def _asked(self, parts: Parts, began: float) -> bytes:
         if sum(map(len, parts)) > self._memory_bytes // 2:
             raise TooLarge("The frame needs more memory than a picture may take")
-        self._enter()
+        self._enter(began + self._seconds * _WAITING_SHARE)
         try:
             worker = self._worker()
             try:
-                status, payload = worker.ask(parts, self._seconds)
+                least = time.monotonic() + self._seconds * (1 - _WAITING_SHARE)
+                status, payload = worker.ask(parts, max(began + self._seconds, least))
             except BaseException:
                 self._replace(worker)
                 raise
@@ -124,15 +154,16 @@ class RenderPool:
         for worker in workers:
             worker.end()
 
-    def _enter(self) -> None:
-        """Take one of the places, waiting for it in the bounded queue."""
+    def _enter(self, until: float) -> None:
+        """Take one of the places, waiting for it in the bounded queue, up to that time."""
         with self._changed:
             if self._busy >= self._workers:
                 if self._waiting >= self._queue:
                     raise Overloaded("Too many pictures are asked for at once")
                 self._waiting += 1
                 try:
-                    self._changed.wait_for(lambda: self._busy < self._workers or self._closed, self._seconds)
+                    left = max(0.0, until - time.monotonic())
+                    self._changed.wait_for(lambda: self._busy < self._workers or self._closed, left)
                 finally:
                     self._waiting -= 1
             if self._closed:
@@ -165,11 +196,20 @@ class RenderPool:
         try:
             if closed:
                 raise Overloaded("The server is stopping")
-            worker.wait_until_ready()
+            held = worker.wait_until_ready()
         except GatewayError:
             self._replace(worker)
             raise
+        self._note(held)
         return worker
+
+    def _note(self, held: frozenset[str]) -> None:
+        """Count the start; where the kernel does not hold a worker as it could, say so once."""
+        confinement = "full" if held == CONFINED else "limits" if held <= {LIMITS} else "partial"
+        metrics.RENDER_STARTS.labels(confinement).inc()
+        if held != CONFINED and not self._has_warned:
+            self._has_warned = True
+            logger.warning("pixels.unconfined", extra={"kind": confinement})
 
     def _replace(self, worker: _Worker) -> None:
         """End a worker; the next request that finds none idle starts another."""
@@ -210,33 +250,33 @@ class _Worker:
                 for descriptor in descriptors:
                     os.close(descriptor)
 
-    def wait_until_ready(self) -> None:
-        """Raises Overloaded when the process does not come up."""
+    def wait_until_ready(self) -> frozenset[str]:
+        """What confines the process. Raises Overloaded when it does not come up."""
         try:
             answer = receive_answer(self._connection, time.monotonic() + _START_SECONDS)
         except OSError:
             answer = None
-        if answer != (READY, b""):
+        if answer is None or answer[0] != READY:
             raise Overloaded("No worker could be started")
+        return frozenset(answer[1].decode("ascii", "replace").split(","))
 
     def is_alive(self) -> bool:
         """Whether the process is there; one that was killed while idle is not."""
         return self.process.poll() is None
 
-    def ask(self, parts: tuple[bytes, bytes, bytes], seconds: float) -> tuple[int, bytes]:
+    def ask(self, parts: Parts, deadline: float) -> tuple[int, bytes]:
         """Status and payload. Raises Undecodable when there is no answer; the worker is then of no more use."""
-        deadline = time.monotonic() + seconds
         try:
             send_request(self._connection, parts, deadline, self._memory)
             answer = receive_answer(self._connection, deadline)
         except TimeoutError:
-            raise Undecodable("The frame takes too long to decode") from None
+            raise Undecodable(LATE) from None
         except OSError:
             answer = None
         if answer is None:
             if self._ended_by() == -signal.SIGXCPU:
-                raise Undecodable("The frame takes too long to decode")
-            raise Undecodable("The decoder failed on this frame")
+                raise Undecodable(LATE)
+            raise Undecodable(FAILED)
         return answer
 
     def _ended_by(self) -> int | None:

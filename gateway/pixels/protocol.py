@@ -14,8 +14,9 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import orjson
@@ -24,9 +25,13 @@ from gateway.pixels.description import Frame
 from gateway.pixels.options import RenderOptions
 from storage.errors import BadRequest, GatewayError, NotFound, TooLarge, Undecodable
 
-OK, READY = 0, 1
+OK, READY = 0, 1  # the latter is the first answer, before any request
 ERRORS: Mapping[type[GatewayError], int] = {Undecodable: 2, TooLarge: 3, NotFound: 4, BadRequest: 5}
 CLASSES: Mapping[int, type[GatewayError]] = {status: kind for kind, status in ERRORS.items()}
+
+LIMITS, CALLS, FILES = "limits", "calls", "files"
+CONFINED = frozenset((LIMITS, CALLS, FILES))
+"""What holds a worker: limits of its process, system calls and files that the kernel refuses it."""
 
 MAXIMUM_FRAME_BYTES = 1 << 30  # 100 Mpixel (L12) of 64 bits, or of three times 16
 MAXIMUM_METADATA_BYTES = 256 << 20
@@ -59,6 +64,20 @@ class Transcoded:
         return cls(packed[:_PHOTOMETRIC_BYTES].decode("ascii").rstrip(), packed[_PHOTOMETRIC_BYTES:])
 
 
+@dataclass(frozen=True, slots=True)
+class LongFrame:
+    """A frame that is never there as a whole, and is sent once: its length, and its bytes in pieces."""
+
+    size_bytes: int
+    pieces: Iterable[bytes]
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+
+Parts = tuple[bytes, bytes, bytes | LongFrame]
+
+
 def shared_memory() -> tuple[mmap.mmap, int] | None:
     """Memory for one frame, and a descriptor through which nobody can write to it, nor make it shorter.
 
@@ -78,8 +97,8 @@ def shared_memory() -> tuple[mmap.mmap, int] | None:
 
 
 def request_of(
-    metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, wanted: RenderOptions | str
-) -> tuple[bytes, bytes, bytes]:
+    metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes | LongFrame, wanted: RenderOptions | str
+) -> Parts:
     """Parameters, metadata and frame, the parts of a request; the last two are not copied. Raises TooLarge.
 
     wanted: how to draw the frame, or the transfer syntax to encode it in.
@@ -92,21 +111,26 @@ def request_of(
     return parameters, metadata, frame
 
 
-def send_request(
-    connection: socket.socket, parts: tuple[bytes, bytes, bytes], deadline: float, memory: mmap.mmap | None = None
-) -> None:
+def send_request(connection: socket.socket, parts: Parts, deadline: float, memory: mmap.mmap | None = None) -> None:
     """Send what ``request_of`` made, the frame through ``memory`` where it has the room.
 
     Raises TimeoutError at ``deadline`` (monotonic seconds), and OSError.
     """
     parameters, metadata, frame = parts
-    is_shared = memory is not None and len(frame) <= len(memory)
-    if memory is not None and is_shared:
+    pieces: Iterable[bytes] = frame.pieces if isinstance(frame, LongFrame) else (frame,)
+    is_shared = False
+    if memory is not None and isinstance(frame, bytes) and len(frame) <= len(memory):
         memory[: len(frame)] = frame
+        is_shared, pieces = True, ()
     head = _REQUEST.pack(len(parameters), len(metadata), len(frame), is_shared)
-    for part in (b"".join((head, parameters, metadata)), *(() if is_shared else (frame,))):
+    for part in chain((b"".join((head, parameters, metadata)),), pieces):
         connection.settimeout(_remaining(deadline))
         connection.sendall(part)
+
+
+def ready(held: frozenset[str]) -> bytes:
+    """The payload of a worker's first answer: what of ``CONFINED`` holds it."""
+    return ",".join(sorted(held)).encode("ascii")
 
 
 def receive_request(

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import orjson
 
+from gateway.pixels.confinement import confine
 from gateway.pixels.description import Frame
 from gateway.pixels.encode import transcode
 from gateway.pixels.options import RenderOptions
-from gateway.pixels.protocol import ERRORS, OK, READY, SHARED_FRAME_BYTES, receive_request, send_answer
+from gateway.pixels.protocol import ERRORS, OK, READY, SHARED_FRAME_BYTES, ready, receive_request, send_answer
 from gateway.pixels.render import render
 from storage.errors import GatewayError, TooLarge
 
@@ -65,8 +66,8 @@ def answer(parameters: Mapping[str, object], metadata: bytes, frame: Frame) -> t
 
 
 def serve(connection: socket.socket, memory: memoryview | None, seconds: float) -> None:
-    """Answer one request after the other until the other end closes."""
-    send_answer(connection, READY, b"")
+    """Say what the process is held by, then answer one request after the other until the other end closes."""
+    send_answer(connection, READY, ready(confine()))
     while (request := receive_request(connection, memory)) is not None:
         limit_processor_time(seconds)
         send_answer(connection, *answer(*request))

@@ -11,6 +11,8 @@ from openjpeg.utils import encode_array
 from PIL import Image
 from rle.utils import encode_pixel_data
 
+from benchmarks.bombs import Bomb
+
 NATIVE = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
@@ -50,6 +52,14 @@ def metadata_of(array: np.ndarray, photometric: str = "", **other: Json) -> Json
     }
     made |= {tag.removeprefix("t").upper(): value for tag, value in other.items()}
     return {tag: value for tag, value in made.items() if value is not None}
+
+
+def json_of(bomb: Bomb) -> Json:
+    """What the Data Set of a made image says of its pixels."""
+    tags = {"SamplesPerPixel": "00280002", "Rows": "00280010", "Columns": "00280011", "BitsAllocated": "00280100"}
+    tags |= {"BitsStored": "00280101", "HighBit": "00280102", "PixelRepresentation": "00280103"}
+    made = {tag: element("US", bomb.attributes[keyword]) for keyword, tag in tags.items()}
+    return {**made, "00280004": element("CS", bomb.attributes["PhotometricInterpretation"]), "7FE00010": {"vr": "OW"}}
 
 
 def jpeg(array: np.ndarray, **options: Any) -> bytes:

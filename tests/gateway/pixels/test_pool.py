@@ -14,10 +14,12 @@ import orjson
 import psutil
 import pytest
 
+from gateway import metrics
 from gateway.pixels.options import PNG, Region, RenderOptions, Viewport
 from gateway.pixels.pool import RenderPool
+from gateway.pixels.protocol import LongFrame
 from gateway.pixels.render import render
-from storage.errors import BadRequest, NotFound, Overloaded, TooLarge, Undecodable
+from storage.errors import BadRequest, CorruptObject, NotFound, Overloaded, TooLarge, Undecodable
 from tests.gateway.pixels.synthetic import JPEG_2000, NATIVE, element, jpeg2000, metadata_of, noise
 
 IMAGE = noise((40, 50), "u2")
@@ -166,6 +168,66 @@ def test_a_full_queue_is_overloaded_and_those_in_it_are_served():
             refused += isinstance(error, Overloaded)
             assert error is None or isinstance(error, Overloaded)
         assert refused == 5
+
+
+def test_who_has_waited_gets_less_time_but_enough_for_a_frame():
+    with RenderPool(1, seconds=3) as pool:
+        ask(pool)
+        workers()[0].suspend()
+        started = time.monotonic()
+        with pytest.raises(Undecodable):
+            pool.render(orjson.dumps(METADATA), NATIVE, 1, FRAME, OPTIONS, waited_seconds=60.0)
+        assert 1.9 < time.monotonic() - started < 2.9
+
+
+def test_who_finds_no_worker_within_a_third_of_the_time_is_told_so():
+    with RenderPool(1, seconds=3) as pool, ThreadPoolExecutor(1) as threads:
+        ask(pool)
+        workers()[0].suspend()
+        busy = threads.submit(ask, pool)
+        while not pool._busy:
+            time.sleep(0.01)
+        started = time.monotonic()
+        with pytest.raises(Overloaded):
+            ask(pool)
+        assert time.monotonic() - started < 2
+        assert isinstance(busy.exception(), Undecodable)
+
+
+def test_a_long_frame_goes_to_the_worker_in_pieces(pool):
+    image = noise((1500, 1000), "u2")
+    raw = image.tobytes()
+    pieces = (raw[at : at + 100_000] for at in range(0, len(raw), 100_000))
+    metadata = metadata_of(image)
+    assert ask(pool, metadata, frame=LongFrame(len(raw), pieces)) == render(metadata, NATIVE, 1, raw, OPTIONS)
+
+
+def test_a_long_frame_that_cannot_be_read_costs_the_worker_and_no_later_request(pool):
+    def pieces():
+        yield bytes(100)
+        raise CorruptObject
+
+    with pytest.raises(CorruptObject):
+        ask(pool, frame=LongFrame(200, pieces()))
+    assert len(ask(pool)) > 0
+    assert pool.restarts == 1
+
+
+def test_frames_of_which_nothing_can_be_made_are_counted_by_what_became_of_them(pool):
+    def counted(outcome):
+        return metrics.RENDER_FAILURES.labels(outcome)._value.get()
+
+    before = {outcome: counted(outcome) for outcome in ("undecodable", "too_large", "crashed")}
+    with pytest.raises(Undecodable):
+        ask(pool, frame=FRAME[:-1])
+    huge = METADATA | {"00280010": element("US", 60_000), "00280011": element("US", 60_000)}
+    with pytest.raises(TooLarge):
+        ask(pool, huge)
+    workers()[0].suspend()
+    threading.Timer(0.3, workers()[0].kill).start()
+    with pytest.raises(Undecodable):
+        ask(pool)
+    assert {outcome: counted(outcome) - count for outcome, count in before.items()} == dict.fromkeys(before, 1)
 
 
 def test_many_threads_share_the_workers():
