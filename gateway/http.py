@@ -109,24 +109,39 @@ class _Turn:
 class Lane:
     """A few threads of their own for slow work, so that it never takes those that everybody needs.
 
-    waiting: calls that may wait for a thread; one more raises Overloaded at once. For one event loop.
+    waiting: calls that may wait for a thread, each for ``seconds``; one more raises Overloaded at once. For one event
+    loop.
     """
 
-    def __init__(self, threads: int, waiting: int, name: str) -> None:
+    def __init__(self, threads: int, waiting: int, name: str, seconds: float) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._places = threads + waiting
+        self._seconds = seconds
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``in_thread``, in this lane."""
+        """As ``in_waiting_thread``, in this lane. Raises Overloaded."""
         if self._places == 0:
             raise Overloaded
         self._places -= 1
+        context = contextvars.copy_context()
+        running = self._threads.submit(partial(context.run, function, *args, **kwargs))
+        giving_up = asyncio.get_running_loop().call_later(self._seconds, running.cancel)  # not what runs already
         try:
-            context = contextvars.copy_context()
-            call = partial(context.run, function, *args, **kwargs)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Overloaded from None
         finally:
+            giving_up.cancel()
             self._places += 1
+
+
+def age_seconds(request: HTTPConnection) -> float:
+    """How long ago a request came in."""
+    now = time.perf_counter()
+    return now - float(request.scope.get("began", now))
 
 
 def session_of(request: HTTPConnection) -> Session:
@@ -367,7 +382,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        scope["began"] = started = time.perf_counter()
         status, sent_bytes = 500, 0
         identity = new_request_id()
         request_id.set(identity)

@@ -15,10 +15,11 @@ import orjson
 from gateway import __version__, metrics
 from gateway.particulars import completed
 from gateway.pixels.options import RenderOptions
+from gateway.pixels.protocol import LongFrame
 from gateway.pixels.summary import Summary
 from gateway.presented import Presented
 from gateway.session import Session
-from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, frame_bytes, native_frame, summary_of
+from gateway.transcoding import MAXIMUM_FRAME_BYTES, Transcoder, decoded_frame, frame_bytes, noted, summary_of
 from storage.errors import NotAcceptable, NotFound, TooLarge, Undecodable
 from storage.frames import FrameTable
 from storage.model import Document, Instance
@@ -32,7 +33,13 @@ class Renderer(Transcoder, Protocol):
     """What draws, too: ``gateway.pixels.pool.RenderPool``."""
 
     def render(
-        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, options: RenderOptions
+        self,
+        metadata: bytes,
+        transfer_syntax_uid: str,
+        frame_number: int,
+        frame: bytes | LongFrame,
+        options: RenderOptions,
+        waited_seconds: float = 0.0,
     ) -> bytes:
         """The picture of one frame. Raises Undecodable, TooLarge or Overloaded."""
         ...
@@ -65,10 +72,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The pictures of the archive as a session sees it, kept or drawn by ``renderer``."""
+    """The pictures of the archive as a session sees it, kept or drawn by ``renderer``.
+
+    waited_seconds: how long whoever wants them has been waiting before.
+    """
 
     session: Session
     renderer: Renderer
+    waited_seconds: float = 0.0
 
     def of_instance(self, instance: Instance, wanted: Wanted) -> tuple[Wanted, bytes]:
         """The picture, and what it is by now: the instance may have been replaced just now.
@@ -108,15 +119,9 @@ class Pictures:
                 raise NotAcceptable("The instance has no picture")
             if frame_bytes(table, wanted.number) > MAXIMUM_FRAME_BYTES:
                 raise TooLarge("The frame is larger than the limit")
-            with self.session.open(document.instance) as stored:
-                frame = native_frame(stored, document, table, wanted.number)
-                metadata = completed(summary.of_frame(wanted.number), document, stored, wanted.number, options)
-            if wanted.presented is not None:
-                metadata = wanted.presented.onto(metadata, self.session)
-            syntax = transfer_syntax(document.instance.transfer_syntax_uid)
-            frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
             try:
-                picture = self.renderer.render(metadata, frame_syntax, wanted.number, frame, options)
+                with noted(document.instance):
+                    picture = self._drawn(document, wanted, table, summary.of_frame(wanted.number))
             except Undecodable:
                 if not options.is_thumbnail:
                     raise
@@ -126,6 +131,19 @@ class Pictures:
         finally:
             kind = "thumbnail" if options.is_thumbnail else "rendered"
             metrics.RENDER_SECONDS.labels(kind).observe(time.perf_counter() - started)
+
+    def _drawn(self, document: Document, wanted: Wanted, table: FrameTable, metadata: bytes) -> bytes:
+        """What the renderer makes of a frame and what is known of it."""
+        syntax = transfer_syntax(document.instance.transfer_syntax_uid)
+        frame_syntax = syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN
+        with self.session.open(document.instance) as stored:
+            frame = decoded_frame(stored, document, table, wanted.number)
+            metadata = completed(metadata, document, stored, wanted.number, wanted.options)
+            if wanted.presented is not None:
+                metadata = wanted.presented.onto(metadata, self.session)
+            return self.renderer.render(
+                metadata, frame_syntax, wanted.number, frame, wanted.options, waited_seconds=self.waited_seconds
+            )
 
 
 def _icon(summary: Summary, options: RenderOptions) -> bytes:

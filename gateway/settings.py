@@ -182,7 +182,9 @@ class PixelSettings:
     """Decoding and rendering, in processes of their own."""
 
     workers: int = field(default=1, metadata=_doc("Decoding processes of each HTTP worker.", least=1, most=64))
-    seconds: float = field(default=15.0, metadata=_doc("CPU time for one frame (L12).", least=0.1))
+    seconds: float = field(
+        default=15.0, metadata=_doc("Time for one picture, up to a third of it waiting (L12).", least=0.1)
+    )
     memory_bytes: int = field(default=1 << 30, metadata=_doc("Memory of one decoding process (L12).", least=128 << 20))
     thumbnail_seconds: int = field(
         default=30,

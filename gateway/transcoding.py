@@ -4,7 +4,9 @@ written anew as it stands. Nothing is held but one frame, however many there are
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +18,19 @@ import orjson
 from gateway import __version__
 from gateway.pixels.codecs import can_decode, encodings
 from gateway.pixels.kept import Kept
-from gateway.pixels.protocol import Transcoded
+from gateway.pixels.protocol import SHARED_FRAME_BYTES, LongFrame, Transcoded
 from gateway.pixels.summary import Summary
 from gateway.session import Session
 from storage.dicomjson import unpack_metadata
-from storage.errors import Overloaded, TooLarge, Undecodable
+from storage.errors import Overloaded, TooLarge, Undecodable, uid_digest
 from storage.frames import FrameTable
-from storage.model import Document
+from storage.model import Document, Instance
 from storage.reencoding import Pixels
 from storage.stored import StoredDataSet
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
 from storage.values import binary_word_bytes, little_endian
+
+logger = logging.getLogger(__name__)
 
 PIXEL_DATA = "7FE00010"
 MAXIMUM_FRAME_BYTES = 512 << 20
@@ -45,7 +49,7 @@ class Transcoder(Protocol):
     summaries: Kept[Summary]
 
     def transcode(
-        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes, target_uid: str
+        self, metadata: bytes, transfer_syntax_uid: str, frame_number: int, frame: bytes | LongFrame, target_uid: str
     ) -> Transcoded:
         """One frame in another transfer syntax. Raises Undecodable, TooLarge or Overloaded."""
         ...
@@ -79,6 +83,34 @@ def native_frame(stored: StoredDataSet, document: Document, table: FrameTable, n
     first = start - (start - pixel_data.start) % word_bytes
     last = min(end + -(end - pixel_data.start) % word_bytes, pixel_data.end)
     return little_endian(stored.read(first, last), word_bytes)[start - first : end - first]
+
+
+def decoded_frame(stored: StoredDataSet, document: Document, table: FrameTable, number: int) -> bytes | LongFrame:
+    """The same for a decoding process: a long frame is read while it is sent, and so never there as a whole.
+
+    ``stored`` stays open until then.
+    """
+    is_as_stored = stored.transfer_syntax.is_little_endian or not table.is_native
+    if is_as_stored and frame_bytes(table, number) > SHARED_FRAME_BYTES and _has_whole_bytes(table, number):
+        ranges = table.ranges(number)
+        return LongFrame(frame_bytes(table, number), (piece for ends in ranges for piece in stored.chunks(*ends)))
+    return native_frame(stored, document, table, number)
+
+
+def _has_whole_bytes(table: FrameTable, number: int) -> bool:
+    return not table.is_native or all(bit % 8 == 0 for bit in table.bits(number))
+
+
+@contextmanager
+def noted(instance: Instance) -> Iterator[None]:
+    """Frames of which nothing can be made are written down here, as some doors answer with something else instead."""
+    started = time.monotonic()
+    try:
+        yield
+    except (Undecodable, TooLarge) as error:
+        said = {"error": type(error).__name__, "reason": error.reason, "ms": round((time.monotonic() - started) * 1e3)}
+        logger.warning("pixels.failed", extra={**said, "uid_digest": uid_digest(instance.sop_instance_uid)})
+        raise
 
 
 @contextmanager
@@ -159,12 +191,12 @@ class Conversion:
         if frame_bytes(self.table, number) > MAXIMUM_FRAME_BYTES:
             raise TooLarge("The frame is larger than the limit")
         syntax = transfer_syntax(instance.transfer_syntax_uid)
-        with decoding():
+        with decoding(), noted(instance):
             made = self.transcoder.transcode(
                 self._summary.of_frame(number),
                 syntax.uid if syntax.is_encapsulated else EXPLICIT_VR_LITTLE_ENDIAN,
                 number,
-                native_frame(self.stored, self.document, self.table, number),
+                decoded_frame(self.stored, self.document, self.table, number),
                 self._encoding_uid,
             )
         packed = made.packed()

@@ -26,7 +26,7 @@ from gateway.dicomweb.responses import (
 )
 from gateway.dicomweb.video import is_video, video, video_offer
 from gateway.dicomweb.wado import frame_numbers, multipart_response
-from gateway.http import Lane, Stream, session_of
+from gateway.http import Lane, Stream, age_seconds, session_of
 from gateway.pictures import Pictures, Wanted
 from gateway.pixels.animation import animated, delay_of
 from gateway.pixels.options import (
@@ -49,6 +49,7 @@ from storage.model import Document, Instance, Level, Scope
 
 RENDER_THREADS = 4
 RENDERS_WAITING = 64
+WAITING_SECONDS = 5.0
 MAXIMUM_FRAMES_SHOWN = 4_096
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
@@ -72,7 +73,7 @@ async def thumbnail(request: Request) -> Response:
 @cache
 def lane() -> Lane:
     """The threads that draw."""
-    return Lane(RENDER_THREADS, RENDERS_WAITING, "rendered")
+    return Lane(RENDER_THREADS, RENDERS_WAITING, "rendered", WAITING_SECONDS)
 
 
 def _picture(request: Request, *, is_thumbnail: bool) -> Response:
@@ -175,7 +176,7 @@ def shown(
 
 def pictures_of(request: Request) -> Pictures:
     """The pictures that the client behind a request may see."""
-    return Pictures(session_of(request), request.app.state.pool)
+    return Pictures(session_of(request), request.app.state.pool, age_seconds(request))
 
 
 def options_of(request: Request, media_type: str, *, is_thumbnail: bool) -> RenderOptions:

@@ -17,6 +17,7 @@ from gateway.pixels.description import has_burned_in_annotation, has_pixels
 from gateway.pixels.elements import DataSet
 from gateway.pixels.options import DEFAULT_QUALITY, JPEG, THUMBNAIL_SIDE_PIXELS, RenderOptions
 
+_LARGEST_SIDE = 512  # they are drawn by who answers, not by a decoding process
 _UNITS = 64  # icons are drawn on a square of this side
 _OVERSAMPLING = 4
 _BACKGROUND, _PAPER, _INK, _ACCENT, _PALE = "#20262e", "#f4f6f8", "#3b4754", "#4aa3df", "#93a1b0"
@@ -66,9 +67,9 @@ def icon_kind(metadata: DataSet) -> Icon:
 
 @lru_cache(256)
 def icon(kind: Icon, options: RenderOptions) -> bytes:
-    """The drawing for ``kind`` as JPEG, PNG or GIF, square, as large as fits in the viewport; kept once made."""
+    """The drawing for ``kind`` as JPEG, PNG or GIF, square, as large as fits in the viewport but not huge; kept."""
     sides = (options.viewport.width, options.viewport.height) if options.viewport else ()
-    side = min((side for side in sides if side), default=THUMBNAIL_SIDE_PIXELS)
+    side = min((_LARGEST_SIDE, *(side for side in sides if side))) if any(sides) else THUMBNAIL_SIDE_PIXELS
     scale = min(_OVERSAMPLING, max(1, 4 * _UNITS // side)) * side / _UNITS
     canvas = Image.new("RGB", (round(_UNITS * scale),) * 2, _BACKGROUND)
     _DRAWINGS[kind](_Pen(ImageDraw.Draw(canvas), scale))

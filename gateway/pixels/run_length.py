@@ -13,6 +13,8 @@ from storage.errors import Undecodable
 
 _HEADER = struct.Struct("<16L")
 _LARGEST_RATIO = 64  # two bytes stand for at most 128
+_PADDING_BYTES = 64
+_SMALLEST_RATIO = 2  # and for at least one
 
 
 def decode_rle(description: PixelDescription, frame: bytes) -> Pixels:
@@ -54,6 +56,8 @@ def _segments(frame: bytes) -> list[bytes]:
 def _plane(segment: bytes, plane_bytes: int) -> Pixels:
     if len(segment) * _LARGEST_RATIO < plane_bytes:
         raise Undecodable("The frame is truncated")
+    if len(segment) > plane_bytes * _SMALLEST_RATIO + _PADDING_BYTES:
+        raise Undecodable("An RLE segment is longer than its description says")
     from rle.rle import decode_segment  # noqa: PLC0415 - it is slow to load, and most pictures do without it
 
     try:

@@ -241,7 +241,7 @@ def test_the_name_of_the_public_url_is_known():
 
 def test_a_lane_that_is_full_says_so_at_once():
     async def run():
-        lane = Lane(1, 1, "test")
+        lane = Lane(1, 1, "test", 60.0)
         hold = threading.Event()
         running = [asyncio.create_task(lane.run(hold.wait)) for _ in range(2)]
         await asyncio.sleep(0.05)
@@ -249,6 +249,26 @@ def test_a_lane_that_is_full_says_so_at_once():
             await lane.run(hold.wait)
         hold.set()
         assert await asyncio.gather(*running) == [True, True]
+
+    asyncio.run(run())
+
+
+def test_who_waits_too_long_for_a_lane_is_told_and_what_runs_is_not_stopped():
+    async def run():
+        lane = Lane(1, 1, "test", 0.1)
+        hold = threading.Event()
+        running = asyncio.create_task(lane.run(hold.wait))
+        await asyncio.sleep(0.05)
+        with pytest.raises(errors.Overloaded):
+            await lane.run(hold.wait)
+        gone = asyncio.create_task(lane.run(hold.wait))
+        await asyncio.sleep(0.01)
+        gone.cancel()  # the client hung up
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        hold.set()
+        assert await running is True
+        assert await lane.run(hold.wait) is True
 
     asyncio.run(run())
 
