@@ -10,7 +10,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,8 @@ _QUIET_CORES = 0.25
 _LOOK_SECONDS = 0.4
 
 
-def _children(pid: int) -> Iterator[int]:
+def children(pid: int) -> Iterator[int]:
+    """The processes that it has started and that still run."""
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         yield from map(int, _read(task).split())
 
@@ -45,7 +46,7 @@ def tree(pid: int) -> list[int]:
         one = waiting.pop()
         if one not in found and Path(f"/proc/{one}").exists():
             found.append(one)
-            waiting.extend(_children(one))
+            waiting.extend(children(one))
     return found
 
 
@@ -61,7 +62,12 @@ def cpu_seconds(pid: int) -> float:
 
 def rss_bytes(pid: int) -> int:
     """Resident memory, added up over the tree."""
-    return sum(int((_read(f"/proc/{one}/statm").split() or ["0", "0"])[1]) for one in tree(pid)) * _PAGE_BYTES
+    return rss_bytes_of(tree(pid))
+
+
+def rss_bytes_of(pids: Iterable[int]) -> int:
+    """Resident memory of some processes, added up."""
+    return sum(int((_read(f"/proc/{one}/statm").split() or ["0", "0"])[1]) for one in pids) * _PAGE_BYTES
 
 
 def pss_bytes(pid: int) -> int:

@@ -13,11 +13,12 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.__main__ import cache_folder
 from benchmarks.servers import StartError
-from benchmarks.trials import answers, growth, receivers, retrieve, searches, soak
+from benchmarks.trials import answers, bombs, growth, receivers, retrieve, searches, soak
 from benchmarks.trials.frame import Frame
 
 TRIALS: Mapping[str, Callable[[Frame], object]] = {
     "answers": answers.run,
+    "bombs": bombs.run,
     "receivers": receivers.run,
     "growth": growth.run,
     "retrieve": retrieve.run,
@@ -46,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--instances", type=_numbers, default=(250, 1_000, 4_000), help="series sizes of growth")
     asked.add_argument("--moved", type=int, default=70_000, help="instances of the C-MOVE (70,000); 0 for none")
     asked.add_argument("--ct", type=int, default=250, help="instances of the CT series (250)")
+    asked.add_argument("--clients", type=int, default=8, help="who asks for pictures of bombs at once (8)")
+    asked.add_argument("--kills", type=int, default=100, help="decoders that die of a signal (100)")
+    asked.add_argument("--seed", type=int, default=1, help="of the chance in bombs (1)")
     asked.add_argument("--patience", type=float, default=30.0, help="seconds to wait for a quiet machine (30)")
     asked.add_argument("--database", default="", help="URL of an empty PostgreSQL database, for searches and answers")
     asked.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
