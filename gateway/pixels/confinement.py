@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gateway.pixels.codecs import DECODED_WITH
+from gateway.pixels.fonts import FONTS
 from gateway.pixels.protocol import CALLS, FILES, LIMITS
 
 _OPEN_FILES = 64
@@ -121,7 +122,7 @@ def _limit() -> None:
 
 
 def _code() -> set[Path]:
-    """Where there is code: the standard library, the libraries that decode, our own, and what is loaded by now."""
+    """Where there is code - the standard library, what decodes, our own, what is loaded by now - and fonts."""
     paths = sysconfig.get_paths()
     found = {Path(paths["stdlib"]), Path(paths["platstdlib"]), _PACKAGES / "gateway", _PACKAGES / "storage"}
     for name in {*DECODED_WITH.values(), "numpy", "PIL", "orjson"}:
@@ -130,7 +131,7 @@ def _code() -> set[Path]:
     with contextlib.suppress(OSError):
         lines = _MAPPED.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         found |= {Path(line[line.index("/") :]).parent for line in lines if ".so" in line and "/" in line}
-    return found | {_LOADER_CACHE}
+    return found | {_LOADER_CACHE, *FONTS}
 
 
 def _refuse_files(library: ctypes.CDLL, readable: Iterable[Path]) -> bool:

@@ -8,22 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gateway.pixels.fonts import FONTS
 from storage.errors import Undecodable
 
 Font = ImageFont.FreeTypeFont
-# Where systems keep a font of many scripts, the widest first.
-_FONTS = (
-    Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
-    Path("/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf"),
-    Path("/usr/share/fonts/TTF/DejaVuSans.ttf"),
-    Path("/usr/share/fonts/truetype/noto/NotoSans-Regular.ttf"),
-    Path("/Library/Fonts/Arial Unicode.ttf"),
-    Path("/System/Library/Fonts/Supplemental/Arial Unicode.ttf"),
-)
 _NO_CHARACTER = "\uffff"
 _SMALLEST_PIXELS, _LARGEST_PIXELS = 8, 64
 _LINES_PER_HEIGHT = 32
@@ -32,7 +23,7 @@ _LINES_PER_HEIGHT = 32
 @lru_cache(16)
 def font(pixels: int) -> Font:
     """The font to write with, of a height in pixels."""
-    for path in _FONTS:
+    for path in FONTS:
         if path.is_file():
             return ImageFont.truetype(str(path), pixels)
     found = ImageFont.load_default(pixels)

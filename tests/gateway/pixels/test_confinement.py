@@ -11,16 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
 from benchmarks.bombs import SYNTAXES, sound
 from gateway import metrics
 from gateway.pixels import confinement
-from gateway.pixels.options import PNG, RenderOptions
+from gateway.pixels.options import PNG, Annotation, RenderOptions
 from gateway.pixels.pool import RenderPool
 from gateway.pixels.protocol import OK, receive_answer, request_of, send_request
-from tests.gateway.pixels.synthetic import NATIVE, json_of
+from gateway.pixels.render import render
+from tests.gateway.pixels.synthetic import NATIVE, json_of, metadata_of
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "SECRET": "hunter2"}
@@ -208,3 +210,14 @@ def test_the_numbers_of_system_calls_are_those_of_the_kernel(column):
             assert known[name] == number, name
     assert known["seccomp"] == confinement._SECCOMP[column]
     assert resource.RLIMIT_CPU == 0
+
+
+def test_names_are_written_as_they_would_be_without_confinement():
+    """The font of many scripts is a file, which a decoder may still read."""
+    patient = {"Value": ["Kowalski, Łukasz Żółć"]}
+    metadata = metadata_of(np.zeros((256, 256), "u1")) | {"patient": patient}
+    options = RenderOptions(PNG, annotation=(Annotation.PATIENT,))
+    frame = bytes(256 * 256)
+    with RenderPool(1) as pool:
+        confined = pool.render(orjson.dumps(metadata), NATIVE, 1, frame, options)
+    assert confined == render(metadata, NATIVE, 1, frame, options)
