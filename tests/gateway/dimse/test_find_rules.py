@@ -7,6 +7,7 @@ is the one place that chooses it.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import struct
 import threading
@@ -39,7 +40,9 @@ from tests.fix_dimse import (
     raw_association,
     receive_pdu,
     run_program,
+    running_listener,
     send,
+    settle,
 )
 
 # pydicom's opinion of what the peer asks here, and of what it does not know itself.
@@ -83,9 +86,26 @@ def server(listen, engine):
     return listen(engine=engine)
 
 
+@pytest.fixture(scope="module")
+def kept(engine, tmp_path_factory):
+    """Three patients, of whom the first has two studies; nobody stores anything else."""
+    folder = tmp_path_factory.mktemp("kept")
+    with running_listener(folder, engine=engine) as server:
+        yield with_patients(server)
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def filled(server):
-    """Three patients, of whom the first has two studies."""
+def filled(kept):
+    """The same, with nobody connected."""
+    yield kept
+    for peer in kept.peers:
+        peer.close()
+    kept.peers.clear()
+    assert settle(kept.is_at_rest)
+
+
+def with_patients(server):
     peer = raw_association(server, STORAGE)
     for number, (study, series, instance, patient, name, modality, more) in enumerate(ROWS, 1):
         requests = synthetic.item(synthetic.element(0x00400009, "SH", f"SPS{number}"))
@@ -891,7 +911,8 @@ def test_errors_name_the_element_and_no_value_and_the_association_lives(filled, 
     assert len(raw_answers(peer, 1, level)) == 4
 
 
-def test_errors_of_the_index_are_a700_and_pass(filled, engine):
+def test_errors_of_the_index_are_a700_and_pass(server, engine):
+    filled = with_patients(server)
     with asking(filled) as association:
         assert len(find(association, query(StudyInstanceUID=""))) == 5
         with engine.damaged(filled.folder):
