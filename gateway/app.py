@@ -41,9 +41,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gateway.app")
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Of glibc: keep up to 64 MiB of what bodies needed instead of giving it back and asking again, which costs a store
-# over HTTP some 90 page faults. What an operator has set wins.
-_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
+# Of glibc: keep some of what bodies needed instead of giving it back and asking again, which costs a store some 90
+# page faults. Every arena keeps so much: where pictures are asked for, which may be large, there are few of them, and
+# less is kept. What an operator has set wins.
+_ALLOCATORS = {
+    "dimse": {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)},
+    "http": {
+        "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+        "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+        "MALLOC_ARENA_MAX": "2",
+    },
+}
 OBJECTS_FOLDER = "objects"
 INDEX_FILE = "index.sqlite"
 _MODULE = "gateway.app"
@@ -311,18 +319,22 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
         bound = _with_ports(values, https[0], dimse[0])
         Supervisor(
             [
-                Child("dimse", ("-m", _MODULE, "dimse"), dimse[0], values.dimse.drain_seconds),
+                _child("dimse", "dimse", dimse[0], values.dimse.drain_seconds),
                 *(
-                    Child(f"http-{number}", ("-m", _MODULE, "http"), one, values.http.drain_seconds)
+                    _child(f"http-{number}", "http", one, values.http.drain_seconds)
                     for number, one in enumerate(https, 1)
                 ),
             ],
             greeting=settings.to_json(bound),
-            environment=_ALLOCATOR | settings.child_environment({METRICS_VARIABLE: str(figures)}),
+            environment=settings.child_environment({METRICS_VARIABLE: str(figures)}),
             keep=[lock],
             ended=partial(_forget_figures, figures),
         ).run(lambda: announce(_places(bound)))
         logger.info("gateway.stopped")
+
+
+def _child(name: str, kind: str, listener: socket.socket, drain_seconds: float) -> Child:
+    return Child(name, ("-m", _MODULE, kind), listener, drain_seconds, _ALLOCATORS[kind])
 
 
 def _close(sockets: list[socket.socket]) -> None:

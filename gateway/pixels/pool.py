@@ -39,7 +39,7 @@ from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
 
 logger = logging.getLogger(__name__)
 
-KEPT_PICTURES_BYTES = 32 << 20
+KEPT_PICTURES_BYTES = 12 << 20
 KEPT_SUMMARIES_BYTES = 4 << 20
 LATE, FAILED = "The frame takes too long to decode", "The decoder failed on this frame"
 _START_SECONDS = 30.0
