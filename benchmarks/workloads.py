@@ -287,9 +287,23 @@ def _is_picture(reply: Reply, kind: str) -> bool:
     return kind == "thumbnail" or size == (COLUMNS, ROWS)
 
 
+# What a server without thumbnails has instead: pictures of the same size.
+_FORMS = {"rendered": ("rendered",), "thumbnail": ("thumbnail", "rendered?viewport=128,128")}
+
+
+def _form(bench: Bench, server: Server, kind: str) -> str:
+    """How a server is asked for such pictures: the first form that it has."""
+    instance = bench.base_ct(server).instance(0)
+    with server.connect() as connection:
+        for form in _FORMS[kind]:
+            if any(_is_picture(connection.get(f"{instance}/{form}", accept), kind) for accept in _PICTURE_ACCEPTS):
+                return form
+    raise AnswerError("there are no such pictures")
+
+
 def _pictures(bench: Bench, server: Server, kind: str) -> Target:
-    uids = bench.base_ct(server)
-    paths = [f"{uids.instance(index)}/{kind}" for index in range(min(_PICTURES, len(uids.instances)))]
+    uids, form = bench.base_ct(server), _form(bench, server, kind)
+    paths = [f"{uids.instance(index)}/{form}" for index in range(min(_PICTURES, len(uids.instances)))]
     with server.connect() as connection:
         accept = _accepted(connection, paths[0], _PICTURE_ACCEPTS, lambda reply: _is_picture(reply, kind))
         for path in paths:
@@ -399,13 +413,13 @@ class ColdPictures(Work):
     def measure(self, bench: Bench, server: Server, rep: int, material: object) -> Measurement:
         """Pictures a second. Thumbnails are of other instances than renditions, so that neither warms the other."""
         del material
-        uids = bench.fresh_ct(server, rep)
+        uids, form = bench.fresh_ct(server, rep), _form(bench, server, self.kind)
         count = min(_PICTURES, len(uids.instances) // 2)
         indexes = range(count) if self.kind == "rendered" else range(count, 2 * count)
         with server.connect() as connection:
             connection.get("/studies?limit=1", JSON)
             with bench.meter(server) as meter:
-                replies = [connection.get(f"{uids.instance(index)}/{self.kind}", "image/jpeg") for index in indexes]
+                replies = [connection.get(f"{uids.instance(index)}/{form}", "image/jpeg") for index in indexes]
         if not all(reply.status == 200 and _is_picture(reply, self.kind) for reply in replies):
             raise AnswerError("a picture is no JPEG of the right size")
         seconds = [reply.total_seconds for reply in replies]
