@@ -34,6 +34,7 @@ from storage.spool import sweep
 if TYPE_CHECKING:
     import uvicorn
 
+    from gateway.pictures import Pictures
     from gateway.security.actor import Actor
     from gateway.session import Session
     from storage.archive import Archive
@@ -41,17 +42,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gateway.app")
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Of glibc: keep some of what bodies needed instead of giving it back and asking again, which costs a store some 90
-# page faults. Every arena keeps so much: where pictures are asked for, which may be large, there are few of them, and
-# less is kept. What an operator has set wins.
-_ALLOCATORS = {
-    "dimse": {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)},
-    "http": {
-        "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-        "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
-        "MALLOC_ARENA_MAX": "2",
-    },
-}
+# Of glibc: keep up to 64 MiB of what bodies needed instead of giving it back and asking again, which costs a store
+# over HTTP some 90 page faults. What an operator has set wins.
+_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 OBJECTS_FOLDER = "objects"
 INDEX_FILE = "index.sqlite"
 _MODULE = "gateway.app"
@@ -166,7 +159,6 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
     from gateway.pictures import Pictures
     from gateway.pixels.pool import RenderPool
     from gateway.security.actor import Actor
-    from gateway.thumbnails import Thumbnailer
 
     pixels = values.pixels
     with (
@@ -189,21 +181,35 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             timeout_keep_alive=math.ceil(values.http.keep_alive_seconds),
             timeout_graceful_shutdown=math.ceil(values.http.drain_seconds),
         )
-        pictures = Pictures(sessions(Actor("operator", "thumbnails")), pool)
-        thumbnailer = Thumbnailer(pictures, pixels.thumbnail_seconds)
-        stopping = threading.Event()
-        making = threading.Thread(target=thumbnailer.run, args=(stopping,), name="thumbnails", daemon=True)
-        if pixels.thumbnail_seconds:
-            making.start()
         server = uvicorn.Server(config)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it once more when it has drained
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        pictures = Pictures(sessions(Actor("operator", "thumbnails")), pool)
+        with (
+            _making_thumbnails(pictures, pixels.thumbnail_seconds),
+            asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
+        ):
             runner.run(_serve_http(server, listener, ready))
-        stopping.set()
         app.flush()
-        if pixels.thumbnail_seconds:
-            making.join(_STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def _making_thumbnails(pictures: Pictures, quiet_seconds: int) -> Iterator[None]:
+    """Make thumbnails ahead meanwhile, in a thread of its own; not at all for 0."""
+    from gateway.thumbnails import Thumbnailer
+
+    if not quiet_seconds:
+        yield
+        return
+    stopping = threading.Event()
+    run = Thumbnailer(pictures, quiet_seconds).run
+    making = threading.Thread(target=run, args=(stopping,), name="thumbnails", daemon=True)
+    making.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        making.join(_STOP_SECONDS)
 
 
 async def _serve_http(server: uvicorn.Server, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -319,22 +325,18 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
         bound = _with_ports(values, https[0], dimse[0])
         Supervisor(
             [
-                _child("dimse", "dimse", dimse[0], values.dimse.drain_seconds),
+                Child("dimse", ("-m", _MODULE, "dimse"), dimse[0], values.dimse.drain_seconds),
                 *(
-                    _child(f"http-{number}", "http", one, values.http.drain_seconds)
+                    Child(f"http-{number}", ("-m", _MODULE, "http"), one, values.http.drain_seconds)
                     for number, one in enumerate(https, 1)
                 ),
             ],
             greeting=settings.to_json(bound),
-            environment=settings.child_environment({METRICS_VARIABLE: str(figures)}),
+            environment=_ALLOCATOR | settings.child_environment({METRICS_VARIABLE: str(figures)}),
             keep=[lock],
             ended=partial(_forget_figures, figures),
         ).run(lambda: announce(_places(bound)))
         logger.info("gateway.stopped")
-
-
-def _child(name: str, kind: str, listener: socket.socket, drain_seconds: float) -> Child:
-    return Child(name, ("-m", _MODULE, kind), listener, drain_seconds, _ALLOCATORS[kind])
 
 
 def _close(sockets: list[socket.socket]) -> None:

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -172,14 +172,13 @@ class Child:
     """A process to keep running.
 
     arguments: of the interpreter; the descriptors of lifeline, listener and what else is kept are appended.
-    drain_seconds: time it needs at most to stop. defaults: of its environment, where that of all says nothing.
+    drain_seconds: time it needs at most to stop.
     """
 
     name: str
     arguments: tuple[str, ...]
     listener: socket.socket
     drain_seconds: float
-    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Running:
@@ -286,7 +285,7 @@ class Supervisor:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, *child.arguments, *map(str, descriptors)],
                 stdin=subprocess.DEVNULL,
-                env={**child.defaults, **self._environment},
+                env=self._environment,
                 pass_fds=descriptors,
             )
         ours.sendall(self._greeting)
