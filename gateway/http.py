@@ -262,11 +262,22 @@ class Stream(Response):
     pieces: any sizes; small ones are joined, large ones sent as they are. Where the length is known the connection
     sends them itself, and files without reading them. When the client goes away the reading stops, and the iterator
     is closed. An error on the way breaks the connection off, so that no client takes a part for the whole.
+
+    enough_bytes: what is made at once; 1 where each piece is work, so that it stops with the client.
     """
 
-    def __init__(self, pieces: Iterator[Piece], status: int, headers: Mapping[str, str], media_type: str) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[Piece],
+        status: int,
+        headers: Mapping[str, str],
+        media_type: str,
+        *,
+        enough_bytes: int = LARGE_BYTES,
+    ) -> None:
         super().__init__(None, status, headers, media_type)
         self._pieces = pieces
+        self._enough_bytes = enough_bytes
         self._has_length = "content-length" in {name.lower() for name in headers}
         if not self._has_length:
             del self.headers["content-length"]
@@ -298,13 +309,13 @@ class Stream(Response):
 
     async def _send_chunks(self, receive: Receive, send: Send) -> None:
         chunks = as_bytes(self._pieces)
-        first = await in_thread(_batch, chunks, FIRST_BYTES)
+        first = await in_thread(_batch, chunks, min(FIRST_BYTES, self._enough_bytes))
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         gone = asyncio.create_task(_disconnected(receive))
         following = asyncio.create_task(_already(first))
         try:
             while batch := await following:
-                following = asyncio.create_task(in_thread(_batch, chunks, LARGE_BYTES))
+                following = asyncio.create_task(in_thread(_batch, chunks, self._enough_bytes))
                 for piece in batch:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 if gone.done():

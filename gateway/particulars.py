@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import orjson
 
@@ -23,8 +24,8 @@ from storage.model import BulkValue, Document, JsonElement
 from storage.stored import StoredDataSet
 from storage.values import binary_word_bytes, little_endian
 
-# Palette Color, Modality and VOI LUT Data
-_LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/[0-9]+/00283006", re.ASCII)
+# Palette Color, Modality and VOI LUT Data; of several tables the first one is applied
+_LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/0/00283006", re.ASCII)
 _OVERLAY_DATA = re.compile(r"60[01][02468ACE]3000", re.ASCII)
 _OPTICAL_PATH = "00480105"
 _PROFILES = (ICC_PROFILE, f"{_OPTICAL_PATH}/0/{ICC_PROFILE}")
@@ -34,8 +35,23 @@ _MAXIMUM_OVERLAYS_BYTES = 32 << 20  # all planes of a frame together
 Json = dict[str, JsonElement]
 
 
-def completed(metadata: bytes, document: Document, stored: StoredDataSet, number: int, options: RenderOptions) -> bytes:
-    """``metadata`` of a frame, as of ``Summary.of_frame``, with all that its picture needs."""
+def whole_of(document: Document) -> Callable[[], Json]:
+    """What gives all metadata of an instance, read when that is first wanted, and once however many frames ask."""
+    return cache(lambda: orjson.loads(unpack_metadata(document.metadata, "")))
+
+
+def completed(
+    metadata: bytes,
+    document: Document,
+    stored: StoredDataSet,
+    number: int,
+    options: RenderOptions,
+    whole: Callable[[], Json],
+) -> bytes:
+    """``metadata`` of a frame, as of ``Summary.of_frame``, with all that its picture needs.
+
+    whole: of the document, see ``whole_of``.
+    """
     added = [*_tables(document), *([] if options.is_thumbnail else _overlay_data(document))]
     is_plain = not options.annotation and options.icc_profile is IccProfile.NO
     if not added and is_plain:
@@ -49,10 +65,9 @@ def completed(metadata: bytes, document: Document, stored: StoredDataSet, number
         else:
             add_value(json, path, value, stored)
     if not is_plain:
-        whole: Json = orjson.loads(unpack_metadata(document.metadata, ""))
-        json |= annotated(whole, options.annotation, number)
+        json |= annotated(whole(), options.annotation, number)
         if options.icc_profile is not IccProfile.NO:
-            json |= _profile(whole, document, stored)
+            json |= _profile(whole(), document, stored)
     return orjson.dumps(json)
 
 

@@ -30,6 +30,7 @@ _OVERLAY = r"60[01][02468ACE]3000"
 _GRAPHIC_DATA = r"00700001/[0-9]+/00700009/[0-9]+/00700022"
 _BULK = re.compile(f"{_TABLES}|{_OVERLAY}|{_GRAPHIC_DATA}", re.ASCII)
 _MAXIMUM_BULK_BYTES = 16 << 20
+_MAXIMUM_BULK_VALUES = 256  # each of which may have to be looked for from the start of a deflated object
 
 
 def is_presentation_state(instance: Instance) -> bool:
@@ -89,7 +90,8 @@ class Presented:
             tag: element for tag, element in read_metadata(self.state.metadata, "").items() if _APPLIED.fullmatch(tag)
         }
         places = {path: value for path, value in self.state.bulk.items() if _BULK.fullmatch(path)}
-        if sum(value.end - value.start for value in places.values()) > _MAXIMUM_BULK_BYTES:
+        size_bytes = sum(value.end - value.start for value in places.values())
+        if size_bytes > _MAXIMUM_BULK_BYTES or len(places) > _MAXIMUM_BULK_VALUES:
             raise TooLarge("The presentation state has too many bytes")
         if places:
             with session.open(self.state.instance) as stored:

@@ -14,6 +14,7 @@ _SECONDARY = frozenset(
     SEG SMR SR STAIN TEXTUREMAP
     """.split()  # noqa: SIM905 - a table to be read
 )
+_SERIES_READ, _SERIES_LOOKED_AT, _INSTANCES_LOOKED_AT = 1_000, 8, 1_000
 _MODALITY, _INSTANCES = "00080060", "00201209"
 _SERIES_INSTANCE_UID = by_keyword("SeriesInstanceUID")
 
@@ -21,29 +22,36 @@ _SERIES_INSTANCE_UID = by_keyword("SeriesInstanceUID")
 def representative(session: Session, scope: Scope) -> Instance:
     """The instance itself; the middle one of a series; of a study that of its largest series of images.
 
-    An instance without frames stands only for what has no others. Raises NotFound or Gone.
+    An instance without frames stands only for what has no others, as far as a few looks tell. Raises NotFound or Gone.
     """
     if scope.level is Level.INSTANCE:
         return session.instances(scope)[0]
-    found = _largest(session, scope)
-    if found is None:
+    found = _series(session, scope)
+    if not found:
         return session.instances(scope)[0]
-    middle = _count(found) // 2
-    answers = session.search(Query(Level.INSTANCE, scope=found.scope, limit=1, offset=middle))
-    chosen = session.instances(answers[0].scope if answers else found.scope)[0]
-    if chosen.number_of_frames:
-        return chosen
-    every = session.instances(scope)  # a series of several kinds of objects, or a study without images
+    for series in found[:_SERIES_LOOKED_AT]:
+        chosen = _middle(session, series)
+        if chosen.number_of_frames:
+            return chosen
+    largest = found[0]
+    if _count(largest) > _INSTANCES_LOOKED_AT:
+        return _middle(session, largest)
+    every = session.instances(largest.scope)  # a series of several kinds of objects
     images = [instance for instance in every if instance.number_of_frames] or every[:1]
     return images[len(images) // 2]
 
 
-def _largest(session: Session, scope: Scope) -> Answer | None:
-    """The series with the most instances, an image series before all others; the first of equals."""
+def _middle(session: Session, series: Answer) -> Instance:
+    answers = session.search(Query(Level.INSTANCE, scope=series.scope, limit=1, offset=_count(series) // 2))
+    return session.instances(answers[0].scope if answers else series.scope)[0]
+
+
+def _series(session: Session, scope: Scope) -> list[Answer]:
+    """The series in question, those with the most instances first, image series before all others."""
     uid = scope.series_instance_uid
     matches = (Match.of(_SERIES_INSTANCE_UID, uid),) if uid and _SERIES_INSTANCE_UID else ()
-    answers = session.search(Query(Level.SERIES, matches, Scope(scope.study_instance_uid)))
-    return max(answers, key=_merit, default=None)
+    answers = session.search(Query(Level.SERIES, matches, Scope(scope.study_instance_uid), limit=_SERIES_READ))
+    return sorted(answers, key=_merit, reverse=True)
 
 
 def _merit(series: Answer) -> tuple[bool, int]:

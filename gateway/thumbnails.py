@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from gateway import metrics
 from gateway.pictures import MADE_AHEAD, Pictures, Wanted
+from gateway.presented import is_presentation_state
 from gateway.representative import representative
 from storage.errors import CorruptObject, NotFound, Overloaded, TooLarge
 from storage.model import Change, Scope
@@ -23,7 +24,6 @@ logger = logging.getLogger("gateway.thumbnails")
 OUTBOX = "\\thumbnails"  # no peer's name: an AE title has no backslash
 _STORED = "stored"
 _CHANGES_AT_ONCE = 1000
-_SERIES_AT_ONCE = 16
 _LOOK_SECONDS = 5.0
 _HELD_SECONDS = 600
 _AFTER_FAILURE_SECONDS = 60
@@ -49,7 +49,7 @@ class Thumbnailer:
         while not stopping.wait(pause):
             started = time.monotonic()
             try:
-                has_more = self.follow() or self.make(stopping)
+                has_more = self.follow() or self.make()
                 pause = _REST * (time.monotonic() - started) if has_more else _LOOK_SECONDS
             except Exception:  # the thread is to live, whatever one object does to it
                 logger.exception("thumbnails.failed")
@@ -66,44 +66,40 @@ class Thumbnailer:
         outbox.advance(OUTBOX, place, changes[-1].sequence, _series_of(changes), due)
         return True
 
-    def make(self, stopping: threading.Event) -> bool:
-        """Make some of the thumbnails that are due; whether there may be more."""
+    def make(self) -> bool:
+        """Make one of the thumbnails that are due; whether there may be more."""
         now = int(self._clock())
-        parcels = self._session.outbox.take(OUTBOX, now, now + _HELD_SECONDS, _SERIES_AT_ONCE)
-        later = {parcel.scope.series_instance_uid: now for parcel in parcels}
-        done: list[str] = []
-        try:
-            for parcel in parcels:
-                if stopping.is_set():
-                    break
-                started = time.monotonic()
-                uid = parcel.scope.series_instance_uid
-                later[uid] = now + _AFTER_FAILURE_SECONDS
-                if parcel.attempts > _ATTEMPTS or self._make_one(parcel.scope):
-                    done.append(uid)
-                    del later[uid]
-                stopping.wait(_REST * (time.monotonic() - started))
-        finally:
-            if parcels:
-                self._session.outbox.settle(OUTBOX, done, later)
+        parcels = self._session.outbox.take(OUTBOX, now, now + _HELD_SECONDS, 1)
+        for parcel in parcels:
+            uid = parcel.scope.series_instance_uid
+            outcome = "given_up" if parcel.attempts > _ATTEMPTS else self._make_one(parcel.scope)
+            if outcome != "failed":
+                self._session.outbox.settle(OUTBOX, [uid], {})
+            else:
+                self._session.outbox.settle(OUTBOX, [], {uid: now + _AFTER_FAILURE_SECONDS})
+            metrics.THUMBNAILS.labels(outcome).inc()
         return bool(parcels)
 
-    def _make_one(self, scope: Scope) -> bool:
-        """Make and keep the thumbnail of one series, unless it is there; False where that may work another time."""
+    def _make_one(self, scope: Scope) -> str:
+        """Make and keep the thumbnail of one series where it is worth it; what came of it, for the figures.
+
+        A presentation state has none: what stands for it is another instance's picture.
+        """
         try:
             instance = representative(self._session, replace(scope, sop_instance_uid=""))
             wanted = Wanted.of(instance, 0, MADE_AHEAD)
-            if self._session.thumbnail(instance, wanted.key) is None:
-                wanted, picture = self._pictures.of_instance(instance, wanted)
-                self._session.keep_thumbnail(instance, wanted.key, picture)
+            if is_presentation_state(instance) or self._session.thumbnail(instance, wanted.key) is not None:
+                return "not_needed"
+            picture = self._pictures.of_instance(instance, wanted)
+            if not picture.is_lasting:
+                return "failed"
+            self._session.keep_thumbnail(instance, picture.wanted.key, picture.data)
         except NotFound:
-            return True
+            return "not_needed"
         except (CorruptObject, Overloaded, TooLarge) as error:
             logger.warning("thumbnails.failed", exc_info=error)
-            metrics.THUMBNAILS.labels("failed").inc()
-            return False
-        metrics.THUMBNAILS.labels("made").inc()
-        return True
+            return "failed"
+        return "made"
 
 
 def _series_of(changes: Sequence[Change]) -> Sequence[Scope]:

@@ -17,6 +17,7 @@ GatewayError
 │   └── Gone                    it was here, and was deleted
 ├── NotAcceptable               no representation the client asked for can be made
 ├── Undecodable                 pixel data that no decoder here can turn into an image
+│   └── DecoderFailed           it crashed or took too long: another time it may not
 ├── Unauthenticated
 ├── Forbidden
 ├── Overloaded                  a bounded queue or pool is full              (retryable)
@@ -125,6 +126,10 @@ class NotAcceptable(GatewayError):
 
 class Undecodable(GatewayError):
     default_reason = "The pixel data cannot be decoded"
+
+
+class DecoderFailed(Undecodable):
+    default_reason = "The decoder failed on this frame"
 
 
 class Unauthenticated(GatewayError):

@@ -26,7 +26,7 @@ from gateway.dicomweb.responses import NO_SNIFF, PRIVATE, base_url, is_unchanged
 from gateway.http import Stream, session_of
 from gateway.pixels.elements import element_of, values_of
 from storage.dicomjson import read_metadata
-from storage.errors import NotAcceptable
+from storage.errors import NotAcceptable, Undecodable
 from storage.model import Document, JsonElement
 from storage.stored import StoredDataSet
 from storage.values import DEFAULT_ENCODINGS, encodings_of, json_element
@@ -155,7 +155,9 @@ def _encapsulated(request: Request, document: Document, media_type: str) -> Resp
     told = text_of(metadata, _DOCUMENT_LENGTH)
     value = document.bulk.get(_ENCAPSULATED_DOCUMENT)
     if value is None:
-        inline = metadata[_ENCAPSULATED_DOCUMENT].get("InlineBinary", "")
+        inline = metadata[_ENCAPSULATED_DOCUMENT].get("InlineBinary")
+        if inline is None:
+            raise Undecodable("The encapsulated document is no binary value", tag=_ENCAPSULATED_DOCUMENT)
         return Response(_unpadded(b64decode(inline), told), headers=headers)
     session = session_of(request)
     with session.open(document.instance) as stored:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import starmap
 
 from storage.errors import BadRequest, NotAcceptable
@@ -110,6 +110,7 @@ RENDERED_OFFERS = (
 )
 
 
+@cache
 def rendered_offers(*, is_several: bool = False, is_thumbnail: bool = False) -> tuple[Representation, ...]:
     """Pictures: one, or of several frames that are named one part each, or an animation. PS3.18 §8.7.4
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +28,7 @@ from gateway.dicomweb.responses import (
 from gateway.dicomweb.video import is_video, video, video_offer
 from gateway.dicomweb.wado import frame_numbers, multipart_response
 from gateway.http import Lane, Stream, age_seconds, session_of
+from gateway.particulars import Json, whole_of
 from gateway.pictures import Pictures, Wanted
 from gateway.pixels.animation import animated, delay_of
 from gateway.pixels.options import (
@@ -42,15 +44,15 @@ from gateway.pixels.options import (
 )
 from gateway.presented import Presented, is_presentation_state
 from gateway.representative import representative
-from gateway.transcoding import decoding
-from storage.dicomjson import unpack_metadata
-from storage.errors import BadRequest, NotFound, TooLarge, Undecodable
+from storage.errors import BadRequest, NotAcceptable, NotFound, Overloaded, TooLarge, Undecodable
 from storage.model import Document, Instance, Level, Scope
 
 RENDER_THREADS = 4
 RENDERS_WAITING = 64
 WAITING_SECONDS = 5.0
 MAXIMUM_FRAMES_SHOWN = 4_096
+_STREAM_SECONDS = 300.0
+_STREAMS = threading.BoundedSemaphore(4)  # pictures of several frames: threads of the 32 that all requests share
 _RENDERED_PARAMETERS = frozenset(("accept", "quality", "window", "viewport", "annotation", "iccprofile", "charset"))
 _CHARSETS = frozenset(("", "utf-8", "utf8"))
 
@@ -77,7 +79,9 @@ def lane() -> Lane:
 
 
 def _picture(request: Request, *, is_thumbnail: bool) -> Response:
-    """All of a request, in one change of threads: a picture that is kept, or that the client has, costs one row."""
+    """All of a request, in one change of threads: of an instance, a picture that is kept, or that the client has, costs
+    one row.
+    """
     scope = path_scope(request)
     asked = request.path_params.get("frames")
     session = session_of(request)
@@ -87,12 +91,15 @@ def _picture(request: Request, *, is_thumbnail: bool) -> Response:
         options = options_of(request, negotiate(accepts, RENDERED_OFFERS).media_type, is_thumbnail=is_thumbnail)
         return _in_state(request, instance, options, has_frames=bool(asked))
     if not is_thumbnail and is_video(instance):
+        options_of(request, JPEG, is_thumbnail=False)  # which have no effect, but are checked
         negotiate(accepts, (video_offer(instance),))
+        if asked:
+            raise NotAcceptable("A video is not shown frame by frame")
         return video(request, instance)
     if not (is_thumbnail or asked or instance.number_of_frames):
         document = session.document(instance.scope)
         if offers := offers_of(document):
-            options_of(request, JPEG, is_thumbnail=False)  # which have no effect, but are checked
+            options_of(request, JPEG, is_thumbnail=False)
             return readable(request, document, negotiate(accepts, offers).media_type)
     numbers = frame_numbers(asked) if asked else _all_frames(instance, scope)
     is_several = bool(asked) and len(numbers) > 1
@@ -116,11 +123,11 @@ def _in_state(request: Request, state: Instance, options: RenderOptions, *, has_
         raise BadRequest("The parameter window is not for a presentation state")
     try:
         presented = Presented.of_state(session_of(request), state)
-    except (NotFound, Undecodable):
+        return shown(request, presented.image, presented.number, options, presented)
+    except (NotFound, Undecodable, TooLarge):
         if not options.is_thumbnail:
             raise
-        return shown(request, state, 0, options)
-    return shown(request, presented.image, presented.number, options, presented)
+    return shown(request, state, 0, options)
 
 
 def _all_frames(instance: Instance, scope: Scope) -> Sequence[int]:
@@ -142,22 +149,35 @@ def _several(
     etag = f'"{hashlib.sha256(form.encode("ascii")).hexdigest()[:32]}"'
     if is_unchanged(request, etag):
         return not_modified(etag)
-    pictures = _one_by_one(pictures_of(request), document, every)
+    whole = whole_of(document)
+    pictures = _one_by_one(pictures_of(request), document, every, whole)
     headers = {**NO_SNIFF, "ETag": etag}
     if not is_multipart:
-        delay = delay_of(orjson.loads(unpack_metadata(document.metadata, "")))
-        return Stream(animated(pictures, delay), 200, {**PRIVATE, **headers}, options.media_type)
+        headers |= PRIVATE
+        return Stream(animated(pictures, delay_of(whole())), 200, headers, options.media_type, enough_bytes=1)
     url = resource_url(base_url(request), instance.scope)
     named = zip(numbers, pictures, strict=True)
     parts = ((options.media_type, f"{url}/frames/{number}/rendered", (picture,)) for number, picture in named)
-    return multipart_response(options.media_type, parts, headers)
+    return multipart_response(options.media_type, parts, headers, enough_bytes=1)
 
 
-def _one_by_one(pictures: Pictures, document: Document, every: Sequence[Wanted]) -> Iterator[bytes]:
-    for wanted in every:
-        with decoding():
-            picture = pictures.of_document(document, wanted)
-        yield picture
+def _one_by_one(
+    pictures: Pictures, document: Document, every: Sequence[Wanted], whole: Callable[[], Json]
+) -> Iterator[bytes]:
+    """The pictures of frames, each drawn when it is asked for; few at once, and not for ever.
+
+    Raises Overloaded at once where others have the turns, and TooLarge when it has taken too long.
+    """
+    if not _STREAMS.acquire(blocking=False):
+        raise Overloaded("Too many pictures of several frames are asked for at once")
+    try:
+        end = time.monotonic() + _STREAM_SECONDS
+        for wanted in every:
+            if time.monotonic() > end:
+                raise TooLarge("So many pictures take too long")
+            yield pictures.of_document(document, wanted, whole)
+    finally:
+        _STREAMS.release()
 
 
 def shown(
@@ -170,8 +190,9 @@ def shown(
     wanted = Wanted.of(instance, number, options, presented)
     if is_unchanged(request, wanted.etag):
         return not_modified(wanted.etag)
-    wanted, picture = pictures_of(request).of_instance(instance, wanted)
-    return Response(picture, headers={**PRIVATE, **NO_SNIFF, "ETag": wanted.etag}, media_type=options.media_type)
+    picture = pictures_of(request).of_instance(instance, wanted)
+    etag = {"ETag": picture.wanted.etag} if picture.is_lasting else {}
+    return Response(picture.data, headers={**PRIVATE, **NO_SNIFF, **etag}, media_type=options.media_type)
 
 
 def pictures_of(request: Request) -> Pictures:

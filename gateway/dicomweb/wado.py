@@ -38,7 +38,7 @@ from gateway.dicomweb.responses import (
     resource_url,
 )
 from gateway.dicomweb.zipped import ZIP, zip_pieces
-from gateway.http import Pieces, Stream, in_thread, session_of
+from gateway.http import LARGE_BYTES, Pieces, Stream, in_thread, session_of
 from gateway.pixels.codecs import encodings
 from gateway.session import Session
 from gateway.transcoding import (
@@ -81,8 +81,9 @@ def multipart_response(
     headers: Mapping[str, str] | None = None,
     *,
     boundary: str = "",
+    enough_bytes: int = LARGE_BYTES,
 ) -> Response:
-    """A streamed body of parts, each given by its content type, its location and its bytes."""
+    """A streamed body of parts, each given by its content type, its location and its bytes. See ``Stream``."""
     boundary = boundary or new_boundary()
 
     def body() -> Iterator[Piece]:
@@ -90,7 +91,8 @@ def multipart_response(
             yield from part(boundary, kind, pieces, location)
         yield body_ends(boundary)
 
-    return Stream(body(), 200, {**PRIVATE, **(headers or {})}, body_type(media_type, boundary))
+    told = {**PRIVATE, **(headers or {})}
+    return Stream(body(), 200, told, body_type(media_type, boundary), enough_bytes=enough_bytes)
 
 
 async def instances(request: Request) -> Response:

@@ -16,6 +16,7 @@ from storage.errors import Undecodable
 
 Font = ImageFont.FreeTypeFont
 _NO_CHARACTER = "\uffff"
+_ELLIPSIS = "..."
 _SMALLEST_PIXELS, _LARGEST_PIXELS = 8, 64
 _LINES_PER_HEIGHT = 32
 
@@ -48,8 +49,8 @@ def _has(letters: Font, character: str) -> bool:
 def write_corners(image: Image.Image, top: Sequence[str], bottom: Sequence[str]) -> None:
     """Write lines from the upper left corner down, and others up to the lower left one.
 
-    What has no room is smaller; where even that is too much, the last lines are left out, as two upon one another could
-    not be read.
+    What has no room is smaller; where even that is too much, lines end with an ellipsis, and one stands for the last
+    of them: nobody may take a part of a number for the whole.
     """
     draw = ImageDraw.Draw(image)
     pixels = min(_LARGEST_PIXELS, image.height // max(_LINES_PER_HEIGHT, len(top) + len(bottom) + 1))
@@ -59,10 +60,28 @@ def write_corners(image: Image.Image, top: Sequence[str], bottom: Sequence[str])
         letters = font(max(_SMALLEST_PIXELS, int(letters.size * image.width / widest)))
     margin = letters.size / 2
     room = max(1, int((image.height - 2 * margin) / _pitch(draw, letters)))
-    top, bottom = top[:room], bottom[: max(0, room - len(top))]
+    top = _first(top, room)
+    bottom = _first(bottom, room - len(top))
     for text, corner, y in ((top, "la", margin), (bottom, "ld", image.height - margin)):
         if text:
-            _write(draw, (margin, y), "\n".join(written(line, letters) for line in text), letters, corner)
+            lines = (_shortened(written(line, letters), letters, image.width - 2 * margin) for line in text)
+            _write(draw, (margin, y), "\n".join(lines), letters, corner)
+
+
+def _first(lines: Sequence[str], room: int) -> Sequence[str]:
+    """As many lines as there is room for, the last one an ellipsis where some are left out."""
+    if len(lines) <= room:
+        return lines
+    return [*lines[: room - 1], _ELLIPSIS] if room > 0 else []
+
+
+def _shortened(text: str, letters: Font, width: float) -> str:
+    """The text, or what of it has room before an ellipsis."""
+    if letters.getlength(text) <= width:
+        return text
+    while text and letters.getlength(text + _ELLIPSIS) > width:
+        text = text[:-1]
+    return text + _ELLIPSIS
 
 
 def _pitch(draw: ImageDraw.ImageDraw, letters: Font) -> float:

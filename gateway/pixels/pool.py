@@ -35,7 +35,7 @@ from gateway.pixels.protocol import (
     shared_memory,
 )
 from gateway.pixels.summary import Summary
-from storage.errors import GatewayError, Overloaded, TooLarge, Undecodable
+from storage.errors import DecoderFailed, GatewayError, Overloaded, TooLarge, Undecodable
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,12 @@ KEPT_SUMMARIES_BYTES = 4 << 20
 LATE, FAILED = "The frame takes too long to decode", "The decoder failed on this frame"
 _START_SECONDS = 30.0
 _WAITING_SHARE = 1 / 3
-_OUTCOMES = {LATE: "late", FAILED: "crashed"}
-_OUTCOMES_OF_CLASSES = {Undecodable: "undecodable", TooLarge: "too_large", Overloaded: "overloaded"}
+_OUTCOMES = {
+    DecoderFailed: "crashed",
+    Undecodable: "undecodable",
+    TooLarge: "too_large",
+    Overloaded: "overloaded",
+}
 _ROOT = Path(__file__).resolve().parents[2]
 # Nothing of our own environment: no secret of it reaches a decoder. One thread each, as the pool is the parallelism
 # and every further one reserves memory.
@@ -104,7 +108,7 @@ class RenderPool:
 
         metadata: the DICOM JSON Model of the instance as UTF-8, or at least what describes its pixels.
         waited_seconds: how long the request has been waiting before.
-        Raises besides: Undecodable when the worker fails or takes too long, TooLarge beyond the memory, Overloaded
+        Raises besides: DecoderFailed when the worker dies or takes too long, TooLarge beyond the memory, Overloaded
         when the queue is full, when no worker gets free in time or when the pool is closed.
         """
         return self._made(request_of(metadata, transfer_syntax_uid, frame_number, frame, options), waited_seconds)
@@ -121,7 +125,7 @@ class RenderPool:
         try:
             return self._asked(parts, time.monotonic() - waited_seconds)
         except (Undecodable, TooLarge, Overloaded) as error:
-            outcome = _OUTCOMES.get(error.reason, _OUTCOMES_OF_CLASSES[type(error)])
+            outcome = "late" if error.reason == LATE else _OUTCOMES[type(error)]
             metrics.RENDER_FAILURES.labels(outcome).inc()
             raise
 
@@ -265,18 +269,18 @@ class _Worker:
         return self.process.poll() is None
 
     def ask(self, parts: Parts, deadline: float) -> tuple[int, bytes]:
-        """Status and payload. Raises Undecodable when there is no answer; the worker is then of no more use."""
+        """Status and payload. Raises DecoderFailed when there is no answer; the worker is then of no more use."""
         try:
             send_request(self._connection, parts, deadline, self._memory)
             answer = receive_answer(self._connection, deadline)
         except TimeoutError:
-            raise Undecodable(LATE) from None
+            raise DecoderFailed(LATE) from None
         except OSError:
             answer = None
         if answer is None:
             if self._ended_by() == -signal.SIGXCPU:
-                raise Undecodable(LATE)
-            raise Undecodable(FAILED)
+                raise DecoderFailed(LATE)
+            raise DecoderFailed(FAILED)
         return answer
 
     def _ended_by(self) -> int | None:

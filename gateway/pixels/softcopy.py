@@ -6,6 +6,7 @@ graphics and text, so that they are sharp at any size. PS3.4 §N.2
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -28,6 +29,7 @@ from gateway.pixels.shutters import Circle, Opening, Polygon, Rectangle, Shutter
 from storage.errors import Undecodable
 
 _HIDDEN, _SEEN = 255, 0
+_ACTIVATION = re.compile(r"60[01].1001", re.ASCII)
 _TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
 
 
@@ -52,7 +54,10 @@ class Softcopy:
             return None
         if not isinstance(presented, Mapping) or not isinstance(presented.get(STATE), Mapping):
             raise Undecodable("The presentation state is no Data Set")
-        state = PresentationState.of(presented[STATE], str(presented.get(IMAGE, "")), metadata, description)
+        said = presented[STATE]
+        if options.is_thumbnail:  # which has no overlays, so they are not there to be read either
+            said = {tag: element for tag, element in said.items() if not _ACTIVATION.fullmatch(tag)}
+        state = PresentationState.of(said, str(presented.get(IMAGE, "")), metadata, description)
         described = state.described(description)
         shown = _shown(described, state.area)
         return cls(state, described, shown, _options(options, state.area.magnification, shown))

@@ -10,7 +10,11 @@ from storage.model import Answer, Change, Document, Entry, Instance, Lined, Parc
 
 
 class Outbox(Protocol):
-    """What is still to be sent to peers, by route, whose name is any text. Thread-safe, for any number of processes."""
+    """What is still to be done with what was stored, by route, whose name is any text: to be sent to a peer, say.
+
+    Thread-safe, for any number of processes. It holds scopes by their SOP Instance UID; who is concerned with series
+    puts their UID there.
+    """
 
     def place(self, route: str) -> int:
         """The sequence of the change up to which a route has been followed; a new one begins at the end of the feed."""
@@ -29,7 +33,10 @@ class Outbox(Protocol):
         ...
 
     def settle(self, route: str, done: Sequence[str], later: Mapping[str, int]) -> None:
-        """Take out what was sent, by SOP Instance UID, and say when the others are due again."""
+        """Take out what was done, by SOP Instance UID, and say when the others are due again.
+
+        What was put in once more since it was taken stays, due as it was put in.
+        """
         ...
 
     def count(self, route: str) -> int:

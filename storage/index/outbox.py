@@ -32,8 +32,9 @@ _DUE = (
     "WHERE route = ? AND due <= ? ORDER BY due, sop_instance_uid LIMIT ?"
 )
 _PUT_OFF = "UPDATE outbox SET due = ?, attempts = attempts + 1 WHERE route = ? AND sop_instance_uid = ?"
-_RETRY = "UPDATE outbox SET due = ? WHERE route = ? AND sop_instance_uid = ?"
-_REMOVE = "DELETE FROM outbox WHERE route = ? AND sop_instance_uid = ?"
+# What was put in once more since it was taken has no attempts yet: it stays as it is.
+_RETRY = "UPDATE outbox SET due = ? WHERE route = ? AND sop_instance_uid = ? AND attempts > 0"
+_REMOVE = "DELETE FROM outbox WHERE route = ? AND sop_instance_uid = ? AND attempts > 0"
 _COUNT = "SELECT count(*) FROM outbox WHERE route = ?"
 
 

@@ -46,6 +46,20 @@ class OutboxContract:
         assert outbox.take(ROUTE, now=499, until=900, limit=10) == ()
         assert {one.attempts for one in outbox.take(ROUTE, now=500, until=900, limit=10)} == {1}
 
+    def test_what_is_put_in_once_more_while_it_is_sent_is_sent_once_more(self, index):
+        outbox = index.outbox
+        place = outbox.place(ROUTE)
+        index.add(entry(1, 1, 1))
+        index.add(entry(1, 1, 2))
+        one, other = scopes(index)
+        outbox.advance(ROUTE, place, place + 2, [one, other], due=0)
+        outbox.take(ROUTE, now=0, until=900, limit=10)
+        index.add(entry(1, 1, 3))
+        outbox.advance(ROUTE, place + 2, place + 3, [one, other], due=30)
+        outbox.settle(ROUTE, [one.sop_instance_uid], {other.sop_instance_uid: 500})
+        assert outbox.take(ROUTE, now=29, until=900, limit=10) == ()
+        assert {parcel.scope for parcel in outbox.take(ROUTE, now=30, until=900, limit=10)} == {one, other}
+
     def test_what_was_sent_is_gone_and_what_was_not_is_due_later(self, index):
         outbox = index.outbox
         place = outbox.place(ROUTE)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 
 from gateway import particulars
-from gateway.particulars import completed
+from gateway.particulars import completed, whole_of
 from gateway.pixels.icc import MAXIMUM_PROFILE_BYTES, profile
 from gateway.pixels.options import PNG, IccProfile, RenderOptions
 from gateway.pixels.pool import RenderPool
@@ -118,7 +118,7 @@ def described(archive, number, options):
     summary = Summary.of(orjson.loads(unpack_metadata(document.metadata, "")))
     with archive.open(document.instance) as stored:
         counted = Counted(stored)
-        told = completed(summary.of_frame(number), document, counted, number, options)
+        told = completed(summary.of_frame(number), document, counted, number, options, whole_of(document))
     return orjson.loads(told), counted.read_bytes
 
 

@@ -51,6 +51,16 @@ def test_a_series_of_several_kinds_is_shown_by_an_image_of_it(archive, session):
     assert representative(session, Scope("1.2.3", "1.2.3.1")).sop_instance_uid == sop
 
 
+def test_of_a_long_series_without_images_not_every_row_is_read(archive, session, monkeypatch):
+    keep_series(archive, "1.2.3.1", "MR", 6, has_pixels=False)
+    monkeypatch.setattr("gateway.representative._INSTANCES_LOOKED_AT", 5)
+    asked = []
+    plain = session.instances
+    session.instances = lambda scope: asked.append(scope) or plain(scope)
+    assert representative(session, Scope("1.2.3")).sop_instance_uid == "1.2.3.1.4"
+    assert all(scope.sop_instance_uid for scope in asked)
+
+
 @pytest.mark.parametrize("scope", [Scope("1.2.3"), Scope("1.2.3", "1.2.3.9"), Scope("1.2.3", "1.2.3.9", "1.2")])
 def test_what_is_not_there_is_not_found(session, scope):
     with pytest.raises(NotFound):

@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 
 from gateway.pictures import MADE_AHEAD, Pictures, Wanted
+from gateway.pixels.kept import Kept
 from gateway.pixels.pool import RenderPool
 from gateway.representative import representative
 from gateway.security.actor import Actor
 from gateway.session import Session
 from gateway.thumbnails import OUTBOX, Thumbnailer
+from storage.errors import DecoderFailed, Undecodable
 from storage.model import Scope
 from tests import synthetic
 from tests.fix_archive import keep
@@ -53,7 +55,7 @@ class Making:
     def step(self, seconds=0.0, thumbnailer=None):
         self.clock.now += seconds
         one = thumbnailer or self.thumbnailer
-        while one.follow() or one.make(threading.Event()):
+        while one.follow() or one.make():
             pass
 
     def kept(self, series):
@@ -93,7 +95,7 @@ def test_what_was_made_is_served_without_object_and_decoder(making, archive, tmp
         pool.close()
         pictures = Pictures(making.session, pool)
         instance = representative(making.session, Scope("1.2.3", "1.2.3.1"))
-        assert pictures.of_instance(instance, Wanted.of(instance, 0, MADE_AHEAD))[1] == made
+        assert pictures.of_instance(instance, Wanted.of(instance, 0, MADE_AHEAD)).data == made
 
 
 def test_more_instances_give_a_thumbnail_of_the_new_middle(making):
@@ -146,6 +148,64 @@ def test_what_fails_is_tried_a_few_times_and_given_up(making, tmp_path):
     for _ in range(5):
         making.step(600)
     assert making.session.outbox.count(OUTBOX) == 0
+
+
+@pytest.mark.parametrize("error", [DecoderFailed("late"), Undecodable("damaged")], ids=["another time", "never"])
+def test_only_what_will_not_change_is_kept(making, error):
+    """A decoder that was late or died may do better; pixels that nobody can decode stay so."""
+    making.keep("1.2.3.1", 1)
+    plain = making.pool.render
+
+    def fail(*arguments, **more):
+        raise error
+
+    making.pool.render = fail
+    making.step()
+    making.step(QUIET)
+    is_for_ever = not isinstance(error, DecoderFailed)
+    assert bool(making.kept("1.2.3.1")) == is_for_ever
+    assert making.session.outbox.count(OUTBOX) == (not is_for_ever)
+    making.pool.render = plain
+    making.pool.pictures = Kept(1 << 20)
+    making.step(600)
+    assert making.kept("1.2.3.1")
+    assert making.session.outbox.count(OUTBOX) == 0
+
+
+def test_many_series_are_made_one_after_the_other_and_each_is_rested_after_once(making):
+    for number in range(1, 6):
+        making.keep(f"1.2.3.{number}", 1)
+    making.thumbnailer.follow()
+    making.clock.now += QUIET
+    stopping = threading.Event()
+    thread = threading.Thread(target=making.thumbnailer.run, args=(stopping,))
+    thread.start()
+    try:
+        assert settle(lambda: making.session.outbox.count(OUTBOX) == 0, 30)
+    finally:
+        stopping.set()
+        thread.join(10)
+    assert all(making.kept(f"1.2.3.{number}") for number in range(1, 6))
+
+
+def test_what_comes_while_a_thumbnail_is_made_is_not_forgotten(making):
+    making.keep("1.2.3.1", 1)
+    making.step()
+    making.clock.now += QUIET
+    plain = making.pool.render
+
+    def meanwhile(*arguments, **more):
+        making.pool.render = plain
+        making.keep("1.2.3.1", 5, first=2, rows=8, columns=16)
+        making.thumbnailer.follow()
+        return plain(*arguments, **more)
+
+    making.pool.render = meanwhile
+    making.thumbnailer.make()
+    assert making.session.outbox.count(OUTBOX) == 1
+    making.step(QUIET)
+    with Image.open(io.BytesIO(making.kept("1.2.3.1"))) as image:
+        assert image.size == (128, 64)
 
 
 def test_a_thumbnailer_ends_when_it_is_told_to(making):

@@ -7,8 +7,12 @@ import io
 import pytest
 from PIL import Image, ImageSequence
 
+from gateway import particulars
+from gateway.dicomweb import rendered
+from gateway.dicomweb.rendered import _STREAMS
 from storage.model import Source
 from tests import synthetic
+from tests.gateway.dicomweb.test_rendered import kept_slice
 from tests.gateway.dicomweb.test_wado import parts_of
 
 LOOP = "colour_loop"
@@ -89,6 +93,38 @@ def test_a_series_is_a_still_picture(samples):
         assert getattr(image, "n_frames", 1) == 1
 
 
+GIF_OF_LOOP = "/rendered?viewport=9,9"
+
+
+def test_few_clients_get_pictures_of_several_frames_at_once(archive, here):
+    _, url = kept_slice(archive, LOOP)
+    held = [_STREAMS.acquire(blocking=False) for _ in range(4)]
+    try:
+        assert all(held)
+        refused = here.get(url + GIF_OF_LOOP, Accept="image/gif")
+        assert (refused.status_code, refused.headers["retry-after"] != "") == (503, True)
+    finally:
+        for _ in held:
+            _STREAMS.release()
+    for _ in range(6):  # each gives its turn back
+        assert here.get(url + GIF_OF_LOOP, Accept="image/gif").status_code == 200
+
+
+def test_metadata_is_read_once_however_many_frames_are_annotated(archive, here, monkeypatch):
+    _, url = kept_slice(archive, LOOP)
+    reads = []
+    plain = particulars.unpack_metadata
+    monkeypatch.setattr(particulars, "unpack_metadata", lambda *arguments: reads.append(1) or plain(*arguments))
+    assert here.get(url + "/rendered?annotation=technique", Accept="image/gif").status_code == 200
+    assert len(reads) == 1
+
+
+def test_what_takes_too_long_is_broken_off(archive, here, monkeypatch):
+    _, url = kept_slice(archive, LOOP)
+    monkeypatch.setattr(rendered, "_STREAM_SECONDS", -1.0)
+    assert here.get(url + GIF_OF_LOOP, Accept="image/gif").status_code == 413
+
+
 @pytest.fixture
 def film(archive, here):
     """A video of three fragments in the archive, whose picture nobody can draw."""
@@ -126,6 +162,18 @@ def test_a_range_beyond_the_end_and_a_picture_are_refused(film):
     refused = film.get(VIDEO, Accept="image/jpeg")
     assert refused.status_code == 406
     assert "video/mp4" in refused.json()["reason"]
+
+
+@pytest.mark.parametrize(
+    ("what", "status"), [("?quality=abc", 400), ("?window=1", 400), ("?viewport=0,0", 400), ("?annotation=x", 400)]
+)
+def test_what_cannot_be_asked_of_a_picture_cannot_be_asked_of_a_video(film, what, status):
+    assert film.get(VIDEO + what).status_code == status
+
+
+@pytest.mark.parametrize("frames", ["1", "99", "1,2"])
+def test_a_video_is_not_shown_frame_by_frame(film, frames):
+    assert film.get(VIDEO.replace("rendered", f"frames/{frames}/rendered")).status_code == 406
 
 
 def test_a_video_has_an_icon(film):

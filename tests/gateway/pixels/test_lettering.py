@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from gateway.pixels.annotation import annotated
-from gateway.pixels.lettering import font, write_corners, written
+from gateway.pixels.lettering import _first, _shortened, font, write_corners, written
 from gateway.pixels.options import PNG, Annotation, Region, RenderOptions, Viewport
 from gateway.pixels.render import render
 from tests.gateway.pixels.part10 import BUNDLED, read
@@ -81,7 +81,10 @@ def test_lines_never_lie_upon_one_another(size):
     lines = bands(changed)
     assert 3 <= len(lines) <= len(top) + len(bottom)
     height = max(end - first for first, end in lines)
-    assert all(end - first == height for first, end in lines[:4])
+    heights = [end - first for first, end in lines]
+    dots = [place for place, one in enumerate(heights) if one < height]  # an ellipsis is lower than a line
+    assert len(dots) == (len(lines) < len(top) + len(bottom))
+    assert all(heights[place + 1 :] == [] or place == len(top) - 1 for place in dots)
     alone = bands(marked(size, top, [])[0])
     assert lines[: len(alone)] == alone
 
@@ -93,7 +96,7 @@ def test_a_tiny_picture_has_the_first_line_at_least():
         marked(size)
     changed, _ = marked((32, 32))
     assert bands(changed)[0][0] < 8
-    assert np.array_equal(changed, marked((32, 32), TOP[:2], [])[0])
+    assert np.array_equal(changed, marked((32, 32), [TOP[0], "..."], [])[0])
 
 
 def test_letters_grow_with_the_picture():
@@ -128,6 +131,22 @@ def test_a_wide_font_has_the_letters_of_europe():
     for name in ("Kowalski, Łukasz Żółć", "Müller, Zoë", "Люкceмбypг", "Διονυσιος", "Ðorđević, Šárka"):
         assert written(name, font(16)) == name
         assert right_end(marked((512, 512), [name], [])[0]) > 60
+
+
+@pytest.mark.parametrize("width", [20, 64, 90])
+def test_a_number_that_has_no_room_is_never_shown_as_if_it_were_whole(width):
+    letters = font(8)
+    shown = _shortened("ID 1234567890129999", letters, width)
+    assert shown.endswith("...")
+    assert letters.getlength(shown) <= max(width, letters.getlength("..."))
+    assert "ID 1234567890129999".startswith(shown.removesuffix("..."))
+    assert _shortened("ID 1", letters, 400) == "ID 1"
+
+
+def test_lines_that_are_left_out_are_told():
+    assert _first(["a", "b", "c"], 2) == ["a", "..."]
+    assert _first(["a", "b"], 2) == ["a", "b"]
+    assert _first(["a"], 0) == []
 
 
 def test_numbers_of_characters_can_be_seen():

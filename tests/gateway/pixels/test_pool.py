@@ -19,7 +19,7 @@ from gateway.pixels.options import PNG, Region, RenderOptions, Viewport
 from gateway.pixels.pool import RenderPool
 from gateway.pixels.protocol import LongFrame
 from gateway.pixels.render import render
-from storage.errors import BadRequest, CorruptObject, NotFound, Overloaded, TooLarge, Undecodable
+from storage.errors import BadRequest, CorruptObject, DecoderFailed, NotFound, Overloaded, TooLarge, Undecodable
 from tests.gateway.pixels.synthetic import JPEG_2000, NATIVE, element, jpeg2000, metadata_of, noise
 
 IMAGE = noise((40, 50), "u2")
@@ -247,7 +247,7 @@ def test_closing_ends_busy_workers_and_refuses_what_comes_later():
         time.sleep(0.3)
         pool.close()
         errors = {type(one.exception(10)) for one in asked}
-    assert errors <= {Undecodable, Overloaded}
+    assert errors <= {DecoderFailed, Overloaded}
     with pytest.raises(Overloaded):
         ask(pool)
     assert workers() == []
