@@ -106,8 +106,12 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
     }
     limits = DimseLimits(**named, instance_maximum_bytes=values.archive.maximum_instance_bytes)
     pixels = values.pixels
-    pool = RenderPool(pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes)
-    with open_archive(values) as archive, contextlib.closing(pool):
+    with (
+        open_archive(values) as archive,
+        RenderPool(
+            pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes, folder=values.archive.data
+        ) as pool,
+    ):
         sessions = partial(Session, archive)
         title = values.dimse.ae_title
         peers = read_peers(values.dimse.peers)
@@ -163,8 +167,8 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
     pixels = values.pixels
     with (
         open_sessions(values) as sessions,
-        contextlib.closing(
-            RenderPool(pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes)
+        RenderPool(
+            pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes, folder=values.archive.data
         ) as pool,
     ):
         app = application(values, sessions, pool)

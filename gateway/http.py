@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, lru_cache, partial
 from itertools import chain
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -109,25 +109,35 @@ class _Turn:
 class Lane:
     """A few threads of their own for slow work, so that it never takes those that everybody needs.
 
-    waiting: calls that may wait for a thread, each for ``seconds``; one more raises Overloaded at once. For one event
-    loop.
+    waiting: calls that may wait for a thread, each for ``seconds``; one more raises Overloaded at once. free: places
+    for calls that run or wait. For one event loop.
     """
 
     def __init__(self, threads: int, waiting: int, name: str, seconds: float) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._places = threads + waiting
+        self.free = threads + waiting
         self._seconds = seconds
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``in_waiting_thread``, in this lane. Raises Overloaded."""
-        if self._places == 0:
+        """As ``in_thread``, in this lane. Raises Overloaded."""
+        if self.free == 0:
             raise Overloaded
-        self._places -= 1
-        context = contextvars.copy_context()
-        running = self._threads.submit(partial(context.run, function, *args, **kwargs))
-        giving_up = asyncio.get_running_loop().call_later(self._seconds, running.cancel)  # not what runs already
+        self.free -= 1
+        loop = asyncio.get_running_loop()
+        # The call, until it runs or is given up.
+        waiting = [partial(contextvars.copy_context().run, function, *args, **kwargs)]
+
+        def work() -> T | None:
+            try:
+                return waiting.pop()() if waiting else None
+            finally:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self._leave)
+
+        answer = asyncio.shield(asyncio.wrap_future(self._threads.submit(work)))
+        giving_up = loop.call_later(self._seconds, lambda: answer.cancel() if waiting else None)
         try:
-            return await asyncio.wrap_future(running)
+            return cast(T, await answer)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -135,7 +145,11 @@ class Lane:
             raise Overloaded from None
         finally:
             giving_up.cancel()
-            self._places += 1
+            waiting.clear()
+
+    def _leave(self) -> None:
+        """A place is free when its call has left the queue, not before."""
+        self.free += 1
 
 
 def age_seconds(request: HTTPConnection) -> float:

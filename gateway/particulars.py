@@ -22,7 +22,6 @@ from storage.errors import TooLarge, Undecodable
 from storage.frames import align_bits
 from storage.model import BulkValue, Document, JsonElement
 from storage.stored import StoredDataSet
-from storage.values import binary_word_bytes, little_endian
 
 # Palette Color, Modality and VOI LUT Data; of several tables the first one is applied
 _LOOK_UP_TABLE = re.compile(r"002812[02][123]|0028(?:3000|3010)/0/00283006", re.ASCII)
@@ -88,7 +87,7 @@ def add_value(json: Json, path: str, value: BulkValue, stored: StoredDataSet) ->
     item = json
     for sequence, index in zip(parents[::2], parents[1::2], strict=True):
         item = item[sequence]["Value"][int(index)]
-    item[tag] = _inline(_read(value, stored, 0, value.end - value.start))
+    item[tag] = _inline(stored.read_little_endian(value, 0, value.end - value.start))
 
 
 def _add_overlay(
@@ -109,20 +108,10 @@ def _add_overlay(
         raise Undecodable("An overlay is truncated", tag=f"{group}3000")
     if end - first > maximum_bytes:
         raise TooLarge("The overlays are larger than the limit")
-    raw = _read(value, stored, first, end)
+    raw = stored.read_little_endian(value, first, end)
     json[f"{group}3000"] = _inline(align_bits(raw, first_bit % 8, bits))
     json.pop(f"{group}0015", None)
     return len(raw)
-
-
-def _read(value: BulkValue, stored: StoredDataSet, first: int, end: int) -> bytes:
-    """Bytes of a value in little endian order, wherever a range cuts its words."""
-    if stored.transfer_syntax.is_little_endian:
-        return stored.read(value.start + first, value.start + end)
-    word_bytes = binary_word_bytes(value.vr)
-    start = first - first % word_bytes
-    last = min(end + -end % word_bytes, value.end - value.start)
-    return little_endian(stored.read(value.start + start, value.start + last), word_bytes)[first - start : end - start]
 
 
 def _inline(raw: bytes) -> JsonElement:
@@ -140,4 +129,4 @@ def _profile(whole: Json, document: Document, stored: StoredDataSet) -> Json:
     size_bytes = value.end - value.start
     if size_bytes > MAXIMUM_PROFILE_BYTES:
         raise TooLarge("The ICC profile of the object is larger than the limit")
-    return found | {ICC_PROFILE: _inline(_read(value, stored, 0, size_bytes))}
+    return found | {ICC_PROFILE: _inline(stored.read_little_endian(value, 0, size_bytes))}

@@ -120,7 +120,7 @@ class Pictures:
         if data is None and wanted.options == MADE_AHEAD and wanted.presented is None:
             data = self.session.thumbnail(instance, wanted.key)
             if data is not None:
-                pictures.put(wanted.key, data, len(data))
+                pictures.put(wanted.key, data)
         if data is not None:
             return Picture(wanted, data)
         stand_in = pictures.get(_for_now(wanted)) if wanted.options.is_thumbnail else None
@@ -152,7 +152,7 @@ class Pictures:
                 is_lasting = not isinstance(error, DecoderFailed)
                 picture = Picture(wanted, _icon(summary, options), is_lasting)
                 key = wanted.key if is_lasting else _for_now(wanted)
-            self.renderer.pictures.put(key, picture.data, len(picture.data))
+            self.renderer.pictures.put(key, picture.data)
             return picture
         finally:
             kind = "thumbnail" if options.is_thumbnail else "rendered"

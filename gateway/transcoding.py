@@ -17,7 +17,7 @@ import orjson
 
 from gateway import __version__
 from gateway.pixels.codecs import can_decode, encodings
-from gateway.pixels.kept import Kept
+from gateway.pixels.kept import Kept, KeptBytes
 from gateway.pixels.protocol import SHARED_FRAME_BYTES, LongFrame, Transcoded
 from gateway.pixels.summary import Summary
 from gateway.session import Session
@@ -28,7 +28,6 @@ from storage.model import Document, Instance
 from storage.reencoding import Pixels
 from storage.stored import StoredDataSet
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
-from storage.values import binary_word_bytes, little_endian
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ _BITS_ALLOCATED, _SAMPLES_PER_PIXEL = "00280100", "00280002"
 class Transcoder(Protocol):
     """What transcodes, and keeps what it made: ``gateway.pixels.pool.RenderPool``."""
 
-    pictures: Kept[bytes]
+    pictures: KeptBytes
     summaries: Kept[Summary]
 
     def transcode(
@@ -78,11 +77,8 @@ def native_frame(stored: StoredDataSet, document: Document, table: FrameTable, n
     if stored.transfer_syntax.is_little_endian or not table.is_native:
         return stored.frame(table, number)
     pixel_data = next(document.bulk[tag] for tag in (PIXEL_DATA, "7FE00008", "7FE00009") if tag in document.bulk)
-    word_bytes = binary_word_bytes(pixel_data.vr)
     ((start, end),) = table.ranges(number)
-    first = start - (start - pixel_data.start) % word_bytes
-    last = min(end + -(end - pixel_data.start) % word_bytes, pixel_data.end)
-    return little_endian(stored.read(first, last), word_bytes)[start - first : end - first]
+    return stored.read_little_endian(pixel_data, start - pixel_data.start, end - pixel_data.start)
 
 
 def decoded_frame(stored: StoredDataSet, document: Document, table: FrameTable, number: int) -> bytes | LongFrame:
@@ -200,7 +196,7 @@ class Conversion:
                 self._encoding_uid,
             )
         packed = made.packed()
-        self.transcoder.pictures.put(key, packed, len(packed))
+        self.transcoder.pictures.put(key, packed)
         return made
 
     def pixels(self) -> Pixels:

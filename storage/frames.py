@@ -84,7 +84,8 @@ class FrameTable:
 NO_FRAMES = FrameTable(b"")
 
 
-_HALF_CHROMA = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+HALF_CHROMA = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+"""Native pixels of these have one pair of colour differences for two pixels. PS3.3 §C.7.6.3.1.2"""
 
 
 def native_table(start: int, frame_bits: int, frames: int) -> FrameTable:
@@ -142,7 +143,7 @@ def _frame_bits(data_set: DataSet) -> int:
     for tag, bits in _FLOAT_BITS.items():
         if tag in data_set.json:
             return pixels * samples * bits
-    if samples == 3 and data_set.text("00280004") in _HALF_CHROMA:
+    if samples == 3 and data_set.text("00280004") in HALF_CHROMA:
         samples = 2
     return pixels * samples * data_set.number("00280100")
 
@@ -220,4 +221,4 @@ def align_bits(raw: bytes, first_bit: int, bits: int) -> bytes:
     return (number & ((1 << bits) - 1)).to_bytes(whole, "little")
 
 
-__all__ = ["NO_FRAMES", "FrameTable", "align_bits", "encapsulated_table", "frame_table", "native_table"]
+__all__ = ["HALF_CHROMA", "NO_FRAMES", "FrameTable", "align_bits", "encapsulated_table", "frame_table", "native_table"]

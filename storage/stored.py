@@ -11,10 +11,11 @@ from storage.errors import CorruptObject, UnsupportedTransferSyntax
 from storage.filemeta import Announcement, canonical_header
 from storage.filerange import CHUNK_BYTES, Piece
 from storage.frames import FrameTable, align_bits
-from storage.model import Instance
+from storage.model import BulkValue, Instance
 from storage.objects.base import Blob
 from storage.reencoding import Pixels, little_endian_data_set
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax
+from storage.values import binary_word_bytes, little_endian
 
 _NO_END = 1 << 62
 
@@ -35,6 +36,16 @@ class StoredDataSet:
         if self.transfer_syntax.is_deflated:
             return b"".join(self._inflated(start, end))
         return self._blob.read(self.instance.data_set_offset + start, self.instance.data_set_offset + end)
+
+    def read_little_endian(self, value: BulkValue, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end`` of a value in little endian order, wherever that cuts its words."""
+        if self.transfer_syntax.is_little_endian:
+            return self.read(value.start + start, value.start + end)
+        word_bytes = binary_word_bytes(value.vr)
+        first = start - start % word_bytes
+        last = min(end + -end % word_bytes, value.end - value.start)
+        turned = little_endian(self.read(value.start + first, value.start + last), word_bytes)
+        return turned[start - first : end - first]
 
     def chunks(self, start: int, end: int) -> Iterator[bytes]:
         """The same bytes in pieces of at most a mebibyte, in constant memory."""

@@ -76,6 +76,7 @@ STATUSES: dict[type[GatewayError], Row] = {
     errors.Gone: Row(PROCESSING_FAILURE, SUCCESS),
     errors.NotAcceptable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.Undecodable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
+    errors.DecoderFailed: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.Unauthenticated: Row(0x0124, 0x0124),
     errors.Forbidden: Row(0x0124, 0x0124),
     errors.Overloaded: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),

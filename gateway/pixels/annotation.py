@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from gateway.pixels.description import functional_groups
 from gateway.pixels.elements import DataSet, items_of, values_of
 from gateway.pixels.options import Annotation
 from storage.model import JsonElement
@@ -30,7 +31,7 @@ def _patient(metadata: DataSet, frame_number: int) -> Iterator[str]:
 
 def _technique(metadata: DataSet, frame_number: int) -> Iterator[str]:
     yield "  ".join(part for part in (_value(metadata, "00080060"), _value(metadata, "0008103E")) if part)
-    groups = tuple(_groups(metadata, frame_number))
+    *groups, _ = functional_groups(metadata, frame_number)
     for label, tag, unit in _TECHNIQUE:
         value = next((found for group in groups if (found := _of_group(group, tag))), "") or _value(metadata, tag)
         yield f"{label} {value}{unit}".strip() if value else ""
@@ -60,14 +61,6 @@ _TECHNIQUE = (
     ("Thickness", "00180050", " mm"),
     ("Location", "00201041", " mm"),
 )
-
-
-def _groups(metadata: DataSet, frame_number: int) -> Iterator[DataSet]:
-    """The functional groups of a frame, the strongest first. PS3.3 §C.7.6.16"""
-    per_frame = values_of(metadata, "52009230")
-    if frame_number <= len(per_frame) and isinstance(per_frame[frame_number - 1], Mapping):
-        yield per_frame[frame_number - 1]
-    yield from items_of(metadata, "52009229")[:1]
 
 
 def _of_group(group: DataSet, tag: str) -> str:

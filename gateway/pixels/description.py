@@ -135,7 +135,7 @@ class PixelDescription:
         photometric = _photometric_interpretation(metadata, samples)
         bits_allocated, bits_stored, high_bit = _bits(metadata, kind)
         signed = integer_of(metadata, "00280103", 0, minimum=0, maximum=1) if kind is PixelKind.INTEGER else 1
-        groups = tuple(_functional_groups(metadata, frame_number))
+        groups = tuple(functional_groups(metadata, frame_number))
         slope, intercept, modality_lut = _modality(groups, signed=bool(signed))
         voi_lut, windows = _voi(groups)
         return cls(
@@ -177,9 +177,6 @@ def has_burned_in_annotation(metadata: DataSet) -> bool:
 
 
 # The Image Pixel Module. PS3.3 §C.7.6.3
-
-HALF_CHROMA = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
-"""Native pixels of these have one pair of colour differences for two pixels. PS3.3 §C.7.6.3.1.2"""
 
 _SAMPLES = {
     "MONOCHROME1": 1,
@@ -250,7 +247,7 @@ def _pixel_aspect(metadata: DataSet, groups: Sequence[DataSet]) -> float:
 # Functional groups and the transformations for display. PS3.3 §C.7.6.16, §C.11
 
 
-def _functional_groups(metadata: DataSet, frame_number: int) -> Iterator[DataSet]:
+def functional_groups(metadata: DataSet, frame_number: int) -> Iterator[DataSet]:
     """Where a transformation may stand, the strongest place first; the top level is the last one."""
     per_frame = values_of(metadata, PER_FRAME_GROUPS)
     index = 0 if OF_ONE_FRAME in metadata else frame_number - 1

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.pixels.description import HALF_CHROMA, Frame, PixelDescription, PixelKind
+from gateway.pixels.description import Frame, PixelDescription, PixelKind
 from storage.errors import Undecodable
+from storage.frames import HALF_CHROMA
 from storage.uids import EXPLICIT_VR_BIG_ENDIAN
 
 Pixels = NDArray[Any]

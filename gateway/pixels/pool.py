@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway import metrics
-from gateway.pixels.kept import Kept
+from gateway.pixels.kept import Kept, KeptBytes
 from gateway.pixels.options import RenderOptions
 from gateway.pixels.protocol import (
     CLASSES,
@@ -39,8 +39,8 @@ from storage.errors import DecoderFailed, GatewayError, Overloaded, TooLarge, Un
 
 logger = logging.getLogger(__name__)
 
-KEPT_PICTURES_BYTES = 12 << 20
-KEPT_SUMMARIES_BYTES = 4 << 20
+KEPT_PICTURES_BYTES = 32 << 20
+KEPT_SUMMARIES_BYTES = 2 << 20
 LATE, FAILED = "The frame takes too long to decode", "The decoder failed on this frame"
 _START_SECONDS = 30.0
 _WAITING_SHARE = 1 / 3
@@ -67,15 +67,22 @@ class RenderPool:
 
     seconds: from a request to its answer, and processor time; a third of them may be spent waiting, the rest is there
     for the frame. memory_bytes: what one request may allocate. queue: requests that may wait for a worker. restarts:
-    workers that had to be replaced so far. pictures, summaries: room to keep what was made, for those who ask. Safe to
-    use from any thread; requests block. Close it when done, or use it as a context.
+    workers that had to be replaced so far. pictures, summaries: room to keep what was made, for those who ask; pictures
+    are in a file in ``folder``. Safe to use from any thread; requests block. Close it when done, or use it as a
+    context.
     """
 
     def __init__(
-        self, workers: int = 2, *, seconds: float = 15.0, memory_bytes: int = 1 << 30, queue: int = 64
+        self,
+        workers: int = 2,
+        *,
+        seconds: float = 15.0,
+        memory_bytes: int = 1 << 30,
+        queue: int = 64,
+        folder: Path | None = None,
     ) -> None:
         self.restarts = 0
-        self.pictures: Kept[bytes] = Kept(KEPT_PICTURES_BYTES)
+        self.pictures = KeptBytes(KEPT_PICTURES_BYTES, folder)
         self.summaries: Kept[Summary] = Kept(KEPT_SUMMARIES_BYTES)
         self._workers = workers
         self._seconds = seconds
@@ -157,6 +164,7 @@ class RenderPool:
             self._changed.notify_all()
         for worker in workers:
             worker.end()
+        self.pictures.close()
 
     def _enter(self, until: float) -> None:
         """Take one of the places, waiting for it in the bounded queue, up to that time."""

@@ -255,7 +255,7 @@ def test_a_lane_that_is_full_says_so_at_once():
 
 def test_who_waits_too_long_for_a_lane_is_told_and_what_runs_is_not_stopped():
     async def run():
-        lane = Lane(1, 1, "test", 0.1)
+        lane = Lane(1, 2, "test", 0.1)
         hold = threading.Event()
         running = asyncio.create_task(lane.run(hold.wait))
         await asyncio.sleep(0.05)
@@ -266,8 +266,12 @@ def test_who_waits_too_long_for_a_lane_is_told_and_what_runs_is_not_stopped():
         gone.cancel()  # the client hung up
         with pytest.raises(asyncio.CancelledError):
             await gone
+        with pytest.raises(errors.Overloaded):  # those two are in the queue yet, which does not grow
+            await lane.run(hold.wait)
         hold.set()
         assert await running is True
+        await asyncio.sleep(0.2)  # for those that were given up to leave the queue
+        assert lane.free == 3
         assert await lane.run(hold.wait) is True
 
     asyncio.run(run())

@@ -14,7 +14,6 @@ from storage.model import Source
 from tests.fix_samples import MANIFEST, SAMPLES
 
 IMAGES = sorted(name for name, entry in MANIFEST.items() if entry["frames"])
-OTHERS = sorted(name for name, entry in MANIFEST.items() if not entry["frames"])
 
 
 def picture(response, media_type="image/jpeg"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import subprocess
 import tempfile
 from functools import cache
@@ -18,7 +17,6 @@ from pydicom.dataset import Dataset
 from tests.gateway.pixels.reference import LINEAR_EXACT, SIGMOID, VoiWindow, of_frame, own_voi
 
 PROGRAMS = ("dcmj2pnm", "dcml2pnm", "dcmconv", "dcmcrle", "dcmcjpeg", "dcmcjpls")
-IS_INSTALLED = all(shutil.which(program) for program in PROGRAMS)
 
 
 # Names of VRs that depend on others, as dcmdata has them
