@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway import __version__, logs, settings
+from gateway import __version__, allocator, logs, settings
 from gateway.processes import CannotStart, Child, Lifeline, Supervisor, listen, lock_folder
 from gateway.settings import Settings, read_peers, read_routes
 from storage.errors import GatewayError
@@ -42,14 +42,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gateway.app")
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Of glibc: keep up to 64 MiB of what bodies needed instead of giving it back and asking again, which costs a store
-# over HTTP some 90 page faults. What an operator has set wins.
-_ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(16 << 20)}
 OBJECTS_FOLDER = "objects"
 INDEX_FILE = "index.sqlite"
 _MODULE = "gateway.app"
 _STOP_SECONDS = 3.0
 _LOOK_SECONDS = 0.1
+_LOOKS_UNTIL_GIVING_BACK = round(allocator.GIVES_BACK_EVERY_SECONDS / _LOOK_SECONDS)
 _COLLECTION_THRESHOLDS = 20_000, 20, 50
 
 
@@ -239,6 +237,8 @@ async def _watch_loop() -> None:
         metrics.HTTP_LOOP_LAG_SECONDS.observe(max(0.0, loop.time() - due))
         if count % 10 == 0:
             metrics.note_process("http")
+        if count % _LOOKS_UNTIL_GIVING_BACK == 0:
+            await asyncio.to_thread(allocator.give_back)
 
 
 def collect_rarely() -> None:
@@ -336,7 +336,7 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
                 ),
             ],
             greeting=settings.to_json(bound),
-            environment=_ALLOCATOR | settings.child_environment({METRICS_VARIABLE: str(figures)}),
+            environment=allocator.VARIABLES | settings.child_environment({METRICS_VARIABLE: str(figures)}),
             keep=[lock],
             ended=partial(_forget_figures, figures),
         ).run(lambda: announce(_places(bound)))

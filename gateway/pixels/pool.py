@@ -40,7 +40,7 @@ from storage.errors import DecoderFailed, GatewayError, Overloaded, TooLarge, Un
 logger = logging.getLogger(__name__)
 
 KEPT_PICTURES_BYTES = 32 << 20
-KEPT_SUMMARIES_BYTES = 2 << 20
+KEPT_SUMMARIES_BYTES = 1 << 20
 LATE, FAILED = "The frame takes too long to decode", "The decoder failed on this frame"
 _START_SECONDS = 30.0
 _WAITING_SHARE = 1 / 3

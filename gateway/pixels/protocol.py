@@ -44,6 +44,7 @@ _MAXIMUM_REASON_BYTES = 200
 _PHOTOMETRIC_BYTES = 16
 
 _REQUEST = struct.Struct(">LLQ?")
+_TIME = struct.Struct("@ll")
 _ANSWER = struct.Struct(">BL")
 
 
@@ -178,17 +179,18 @@ def _waited_for(connection: socket.socket, size: int) -> bytes:
 
 
 def _received(connection: socket.socket, size: int, deadline: float) -> bytes | None:
-    """Exactly ``size`` bytes, or None when the connection ends before."""
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    at = 0
-    while at < size:
-        connection.settimeout(_remaining(deadline))
-        count = connection.recv_into(view[at:])
-        if not count:
-            return None
-        at += count
-    return bytes(buffer)
+    """Exactly ``size`` bytes, or None when the connection ends before; in one piece, as a picture may be large."""
+    seconds, part = divmod(_remaining(deadline), 1.0)
+    connection.settimeout(None)  # Python's own deadline would return what there is
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(int(seconds), max(1, int(part * 1e6))))
+    try:
+        received = connection.recv(size, socket.MSG_WAITALL) if size else b""
+    except BlockingIOError:
+        raise TimeoutError from None
+    if len(received) == size:
+        return received
+    _remaining(deadline)
+    return None
 
 
 def _remaining(deadline: float) -> float:

@@ -117,6 +117,15 @@ def test_a_report_that_the_client_has_is_not_written_again(kept, report):
     assert kept.get(report.replace("/dicomweb", "/dicom-web") + "/rendered").headers["etag"] != etag
 
 
+def test_a_document_that_is_text_in_its_data_set_cannot_be_shown(kept):
+    odd = encapsulated(b"", "text/xml")
+    odd["EncapsulatedDocument"].VR = "UT"
+    odd.EncapsulatedDocument = "<ClinicalDocument/>"
+    answer = kept.get(f"{kept.keep(odd)}/rendered")
+    assert answer.status_code == 422
+    assert answer.json()["tag"] == "00420011"
+
+
 @pytest.mark.parametrize("root", ["/dicomweb", "/dicom-web"])
 def test_its_links_lead_to_rendered_images_below_the_root_that_was_used(kept, report, root):
     page = kept.get(report.replace("/dicomweb", root) + "/rendered").text

@@ -214,6 +214,17 @@ def test_w19_a_thumbnail_of_a_state_has_no_text_and_no_graphics(here, keep, kept
     assert not np.array_equal(*pictures)
 
 
+def test_w19_a_thumbnail_of_a_state_does_without_the_large_overlay_that_the_state_switches_on(here, keep):
+    source = read(BUNDLED / "MR_small.dcm")
+    image = add_overlay(source.data_set, np.kron(np.eye(128), np.ones((32, 32))), group=0x6002)
+    keep(image)
+    bare, switched = (state_of(image, SoftcopyVOILUTSequence=[window(900, 800)]) for _ in range(2))
+    switched.add_new(0x60021001, "CS", "LAYER")
+    first, second = (picture(here.get(f"{keep(one)[0]}/thumbnail", Accept="image/png")) for one in (bare, switched))
+    assert np.array_equal(first, second)
+    assert len(np.unique(first)) > 16
+
+
 def test_g19_the_entity_tag_depends_on_state_and_image(archive, here, keep, kept_ct, ct):
     states = [state_of(ct.data_set, **attributes) for attributes in (WINDOWED, HOUNSFIELD)]
     urls = [keep(one)[0] for one in states]
