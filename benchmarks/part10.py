@@ -57,6 +57,15 @@ def _content(vr: str, value: Value) -> bytes:
     return raw + padding if len(raw) % 2 else raw
 
 
+def with_frames(head: bytes, count: int, frame_bytes: int) -> bytes:
+    """The beginning of an object of one native frame, up to its pixels, as that of one with so many of them."""
+    number = str(count).encode()
+    number += b" " * (len(number) % 2)
+    at = head.index(struct.pack("<HH2sH", 0x28, 0x10, b"US", 2))
+    frames = struct.pack("<HH2sH", 0x28, 0x08, b"IS", len(number)) + number
+    return head[:at] + frames + head[at:-4] + struct.pack("<I", count * frame_bytes)
+
+
 def _item(content: bytes) -> bytes:
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(content)) + content
 

@@ -65,7 +65,7 @@ def stow_body(files: Sequence[bytes]) -> list[bytes]:
     return [*pieces, f"--{_BOUNDARY}--\r\n".encode()]
 
 
-_HEADERS = {
+STOW_HEADERS = {
     "Content-Type": f'multipart/related; type="application/dicom"; boundary={_BOUNDARY}',
     "Accept": "application/dicom+json",
 }
@@ -73,7 +73,7 @@ _HEADERS = {
 
 def try_stow(connection: Connection, files: Sequence[bytes]) -> bool:
     """Store one request; whether all of it was stored. Raises AnswerError when the server failed."""
-    status = connection.request("POST", "/studies", _HEADERS, stow_body(files)).status
+    status = connection.request("POST", "/studies", STOW_HEADERS, stow_body(files)).status
     if status >= 500:
         raise AnswerError(f"STOW-RS answered {status}")
     return status == 200
@@ -81,7 +81,7 @@ def try_stow(connection: Connection, files: Sequence[bytes]) -> bool:
 
 def stow(connection: Connection, body: Sequence[bytes], count: int) -> None:
     """Store one request. Raises AnswerError unless the answer names ``count`` stored instances and no failed one."""
-    reply = connection.request("POST", "/studies", _HEADERS, body)
+    reply = connection.request("POST", "/studies", STOW_HEADERS, body)
     if reply.status not in (200, 202):
         raise AnswerError(f"STOW-RS answered {reply.status}")
     answer = reply.json()

@@ -13,11 +13,12 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.__main__ import cache_folder
 from benchmarks.servers import StartError
-from benchmarks.trials import answers, bombs, growth, receivers, retrieve, searches, soak
+from benchmarks.trials import answers, bodies, bombs, growth, receivers, retrieve, searches, soak
 from benchmarks.trials.frame import Frame
 
 TRIALS: Mapping[str, Callable[[Frame], object]] = {
     "answers": answers.run,
+    "bodies": bodies.run,
     "bombs": bombs.run,
     "receivers": receivers.run,
     "growth": growth.run,

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from benchmarks.bench import say
 from benchmarks.client import AnswerError
 from benchmarks.corpus import FRAME_BYTES, TinyStudy, ct_instance, uid
+from benchmarks.part10 import with_frames
 from benchmarks.processes import rss_bytes, settle, tree
 from benchmarks.senders import c_store
 from benchmarks.servers import ROOT, Server, free_port
@@ -97,17 +98,11 @@ def _large(folder: Path) -> tuple[Path, str]:
     """A CT of some thousand frames, most of them a hole in the file; and its path below the root of DICOMweb."""
     content = ct_instance(0, 1)
     head, first = content[:-FRAME_BYTES], content[-FRAME_BYTES:]
-    length = _LARGE_FRAMES * FRAME_BYTES
-    number = str(_LARGE_FRAMES).encode()
-    number += b" " * (len(number) % 2)
-    rows = struct.pack("<HH2sH", 0x28, 0x10, b"US", 2)
-    at = head.index(rows)
-    frames = struct.pack("<HH2sH", 0x28, 0x08, b"IS", len(number)) + number
-    head = head[:at] + frames + head[at:-4] + struct.pack("<I", length)
+    head = with_frames(head, _LARGE_FRAMES, FRAME_BYTES)
     path = folder / "large.dcm"
     with path.open("wb") as file:
         file.write(head + first)
-        file.truncate(len(head) + length)
+        file.truncate(len(head) + _LARGE_FRAMES * FRAME_BYTES)
     instance = uid(1, 0, 1, 1)
     return path, f"/studies/{uid(1, 0)}/series/{uid(1, 0, 1)}/instances/{instance}"
 

@@ -337,13 +337,6 @@ class _Conversation:
         self._limits = limits
         self._queries = queries
         self._retrievals = retrievals
-        self._services: dict[tuple[Service, int], Callable[[Request], Reply]] = {
-            (Service.VERIFICATION, Field.C_ECHO): self._echo,
-            (Service.STORAGE, Field.C_STORE): self._store,
-            (Service.QUERY, Field.C_FIND): self._find,
-            (Service.MOVE, Field.C_MOVE): self._retrieve,
-            (Service.GET, Field.C_GET): self._retrieve,
-        }
 
     def run(self) -> None:
         """Answer messages until the association ends; raises the ConnectionEndedError that says how."""
@@ -372,7 +365,7 @@ class _Conversation:
             raise ViolationError("response without request")
         logs.request_id.set(logs.new_request_id())
         started = time.monotonic()
-        reply = self._services.get((request.context.service, field), self._unknown)(request)
+        reply = _SERVICES.get((request.context.service, field), _Conversation.unknown)(self, request)
         self._association.respond(
             request,
             reply.status,
@@ -390,23 +383,23 @@ class _Conversation:
         if reply.ends_association:
             raise ViolationError("instance too large", NOT_SPECIFIED)
 
-    def _echo(self, request: Request) -> Reply:
+    def echo(self, request: Request) -> Reply:
         if request.has_data_set:
             self._discard_data_set(request)
         return Reply(SUCCESS)
 
-    def _store(self, request: Request) -> Reply:
+    def store(self, request: Request) -> Reply:
         return storage_scp.store(
             self._association, request, self._session, self._source, self._limits.instance_maximum_bytes
         )
 
-    def _find(self, request: Request) -> Reply:
+    def find(self, request: Request) -> Reply:
         return query_scp.find(self._association, request, self._session, self._queries)
 
-    def _retrieve(self, request: Request) -> Reply:
+    def retrieve(self, request: Request) -> Reply:
         return retrieve_scp.retrieve(self._association, request, self._session, self._retrievals)
 
-    def _unknown(self, request: Request) -> Reply:
+    def unknown(self, request: Request) -> Reply:
         if request.has_data_set:
             self._discard_data_set(request)
         return Reply(UNRECOGNISED_OPERATION, comment="The operation is not supported in this context")
@@ -417,6 +410,15 @@ class _Conversation:
         except TooLarge as error:
             raise ViolationError("Data Set too long") from error
 
+
+# Unbound: a conversation that referred to itself would keep its buffer until the next search for cycles.
+_SERVICES: dict[tuple[Service, int], Callable[[_Conversation, Request], Reply]] = {
+    (Service.VERIFICATION, Field.C_ECHO): _Conversation.echo,
+    (Service.STORAGE, Field.C_STORE): _Conversation.store,
+    (Service.QUERY, Field.C_FIND): _Conversation.find,
+    (Service.MOVE, Field.C_MOVE): _Conversation.retrieve,
+    (Service.GET, Field.C_GET): _Conversation.retrieve,
+}
 
 _NAMES: dict[int, str] = {
     field: field.name.replace("_", "-")

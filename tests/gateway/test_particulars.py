@@ -20,6 +20,7 @@ from gateway.pixels.pool import RenderPool
 from gateway.pixels.summary import Summary
 from storage.dicomjson import unpack_metadata
 from storage.model import Scope, Source
+from storage.stored import StoredDataSet
 from tests.fix_application import Here
 from tests.synthetic import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT
 
@@ -133,6 +134,8 @@ class Counted:
     def read(self, start, end):
         self.read_bytes += end - start
         return self._stored.read(start, end)
+
+    read_little_endian = StoredDataSet.read_little_endian
 
 
 # Overlays

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gateway.pictures import MADE_AHEAD, Pictures, Wanted
-from gateway.pixels.kept import Kept
+from gateway.pixels.kept import KeptBytes
 from gateway.pixels.pool import RenderPool
 from gateway.representative import representative
 from gateway.security.actor import Actor
@@ -166,7 +166,8 @@ def test_only_what_will_not_change_is_kept(making, error):
     assert bool(making.kept("1.2.3.1")) == is_for_ever
     assert making.session.outbox.count(OUTBOX) == (not is_for_ever)
     making.pool.render = plain
-    making.pool.pictures = Kept(1 << 20)
+    making.pool.pictures.close()
+    making.pool.pictures = KeptBytes(1 << 20)
     making.step(600)
     assert making.kept("1.2.3.1")
     assert making.session.outbox.count(OUTBOX) == 0
