@@ -64,12 +64,16 @@ def open_archive(values: Settings) -> Iterator[Archive]:
 
     values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
-    place = values.archive.index or values.archive.data / INDEX_FILE
     with (
         extended_by(read_extended(values.archive.extended_tags)),
-        contextlib.closing(open_index(place, search_seconds=values.archive.search_seconds)) as index,
+        contextlib.closing(open_index(index_place(values), search_seconds=values.archive.search_seconds)) as index,
     ):
         yield Archive(objects, index, maximum_instance_bytes=values.archive.maximum_instance_bytes)
+
+
+def index_place(values: Settings) -> Path | str:
+    """Where the index is, for ``open_index``."""
+    return values.archive.index or values.archive.data / INDEX_FILE
 
 
 @contextlib.contextmanager

@@ -4,42 +4,23 @@ object first, row second, then the word that it is durable (D4, R1–R5).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from storage.attributes import level_attributes
-from storage.dataset import DataSet, read_data_set
-from storage.dicomjson import pack_metadata
-from storage.errors import (
-    CorruptObject,
-    Gone,
-    IdentityMismatch,
-    NotFound,
-    StudyMismatch,
-    UnsupportedTransferSyntax,
-)
+from storage.dataset import read_data_set
+from storage.entries import Identity, entry_of, identity_of, known_syntax
+from storage.errors import CorruptObject, Gone, IdentityMismatch, NotFound, StudyMismatch
 from storage.filemeta import Announcement
-from storage.frames import frame_table
 from storage.index.base import Index, Outbox
-from storage.keys import instance_key
+from storage.journal import Journal
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Lined, Progress, Receipt, Scope, Source
+from storage.model import Answer, Change, Document, Instance, Lined, Outcome, Progress, Receipt, Scope, Source
 from storage.objects.base import ObjectStore
+from storage.provenance import Provenance, label_of, provenance_of
 from storage.spool import Spool
 from storage.stored import StoredDataSet
-from storage.uids import TransferSyntax, checked_uid, is_uid, transfer_syntax
-
-_STUDY, _SERIES, _SOP_INSTANCE, _SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The UIDs that a Data Set gives itself, each one checked."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str
+from storage.uids import TransferSyntax
 
 
 class Archive:
@@ -51,6 +32,7 @@ class Archive:
     def __init__(self, objects: ObjectStore, index: Index, *, maximum_instance_bytes: int = 4 << 30) -> None:
         self._objects = objects
         self._index = index
+        self._journal = Journal(objects)
         self._maximum_instance_bytes = maximum_instance_bytes
 
     def spool(self, announcement: Announcement | None = None) -> Spool:
@@ -65,18 +47,61 @@ class Archive:
         it is visible, and sending it again is safe.
         """
         spool.finish()
-        syntax = _known_syntax(spool.announcement.transfer_syntax_uid)
+        syntax = known_syntax(spool.announcement.transfer_syntax_uid)
         self._objects.expect(spool)
         data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
-        identity = _identity(data_set)
+        identity = identity_of(data_set)
         warnings = [*data_set.warnings, *self._reconcile(spool, identity, syntax)]
         if study_instance_uid and identity.study_instance_uid != study_instance_uid:
             raise StudyMismatch(uid=identity.sop_instance_uid)
-        entry, warning = _entry(spool, data_set, identity, syntax, source)
+        buffer, offset = spool.data_set, spool.data_set_offset
+        entry, warning = entry_of(
+            data_set,
+            identity,
+            syntax,
+            source,
+            digest=spool.digest,
+            header_bytes=len(spool.header),
+            object_bytes=spool.object_bytes,
+            peek=lambda start, end: bytes(buffer[offset + start : offset + end]),
+        )
+        spool.label = label_of(Provenance(time.time_ns(), source))
         # Also where the instance is known: sending again is how a sender repairs an archive (R4, I1).
-        self._objects.put(entry.instance.key, spool)
+        is_new = self._objects.put(entry.instance.key, spool)
+        if not is_new:
+            self._note_return(entry.instance)
         receipt = self._index.add(entry)
+        if not is_new and receipt.outcome is not Outcome.DUPLICATE:
+            self._note_return(entry.instance)  # it may have been deleted in between
+        if receipt.outcome is not Outcome.STORED:
+            self._note_order(entry.instance, receipt, is_new=is_new)
         return replace(receipt, warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])))
+
+    def _note_return(self, instance: Instance) -> None:
+        """Say in the journal that an object, which lies there since before it was deleted, is wanted again. D1
+
+        Before the row is there: nobody may be told of it who would miss it after a rebuild.
+        """
+        for deleted_at in self._index.upkeep.deletions(instance):
+            self._journal.restored(instance.scope, deleted_at, [instance.key])
+
+    def _note_order(self, instance: Instance, receipt: Receipt, *, is_new: bool) -> None:
+        """Say in the journal which version is the current one, where the times of their objects say otherwise. D1"""
+        current = receipt.instance
+        if receipt.outcome is Outcome.DUPLICATE:
+            if is_new and self._index.upkeep.has_rivals(current):  # its object was lost, and is the youngest now
+                self._journal.made_current(current, self._received_ns(current))
+        elif receipt.outcome is not Outcome.STORED:
+            received_ns = self._received_ns(current)
+            if received_ns >= self._received_ns(instance):  # which began earlier, and was overtaken
+                self._journal.made_current(current, received_ns)
+
+    def _received_ns(self, instance: Instance) -> int:
+        """When an object came, as it says itself; now where it is missing, for then it will come again."""
+        try:
+            return provenance_of(self._objects.stat(instance.key)).received_ns
+        except NotFound:
+            return time.time_ns()
 
     def _reconcile(self, spool: Spool, identity: Identity, syntax: TransferSyntax) -> tuple[str, ...]:
         """Hold what was announced against the Data Set: a peer's word must be true, File Meta may be corrected."""
@@ -137,8 +162,15 @@ class Archive:
         return StoredDataSet(instance, blob)
 
     def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Take a resource out of the archive; its objects stay until they are collected (R9). Raises NotFound."""
+        """Take a resource out of the archive; its objects stay until they are collected (R9). Raises NotFound.
+
+        The journal hears of it after the index and before anybody is told: what was said to be deleted is so after a
+        rebuild, and a deletion that was cut off in between is either. Asking again makes up for it.
+        """
         removed = self._index.delete(scope)
+        burial = self._index.upkeep.burial(scope)
+        if burial is not None:
+            self._journal.deleted(burial)
         if not removed:
             self._raise_absent(scope)
         return removed
@@ -177,45 +209,3 @@ def _chain(first: Document | None, rest: Iterator[Document]) -> Iterator[Documen
     if first is not None:
         yield first
     yield from rest
-
-
-def _known_syntax(uid: str) -> TransferSyntax:
-    if not is_uid(uid):
-        raise UnsupportedTransferSyntax("The transfer syntax is missing or malformed")
-    return transfer_syntax(uid)
-
-
-def _identity(data_set: DataSet) -> Identity:
-    """The four UIDs every instance has, each with one value.
-
-    Raises InvalidInstance with the tag of the first one that is not one.
-    """
-
-    def uid(tag: str) -> str:
-        values = data_set.json.get(tag, {}).get("Value", ())
-        return checked_uid(str(values[0]) if len(values) == 1 else "", tag)
-
-    sop_instance_uid = uid(_SOP_INSTANCE)
-    return Identity(uid(_STUDY), uid(_SERIES), sop_instance_uid, uid(_SOP_CLASS))
-
-
-def _entry(
-    spool: Spool, data_set: DataSet, identity: Identity, syntax: TransferSyntax, source: Source
-) -> tuple[Entry, str]:
-    """Everything the index keeps of an instance, and a warning about its frames. Pure but for a peek at the spool."""
-    buffer, offset = spool.data_set, spool.data_set_offset
-    table, warning = frame_table(data_set, syntax, lambda start, end: bytes(buffer[offset + start : offset + end]))
-    instance = Instance(
-        study_instance_uid=identity.study_instance_uid,
-        series_instance_uid=identity.series_instance_uid,
-        sop_instance_uid=identity.sop_instance_uid,
-        sop_class_uid=identity.sop_class_uid,
-        transfer_syntax_uid=syntax.uid,
-        digest=spool.digest,
-        key=instance_key(identity.study_instance_uid, identity.sop_instance_uid, syntax.uid, spool.digest),
-        size_bytes=spool.object_bytes,
-        data_set_offset=len(spool.header),
-        number_of_frames=table.number_of_frames,
-    )
-    metadata = pack_metadata(data_set.json, syntax.uid)
-    return Entry(instance, level_attributes(data_set.json), metadata, table.encoded, data_set.bulk, source), warning

@@ -146,11 +146,57 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Burial:
+    """One deletion of a resource: what it took away.
+
+    deleted_at: ISO 8601 in UTC. buried: each resource that went with it, and the key of its object; empty for a study
+    or series. An instance stands there once for each object that was kept of it.
+    """
+
+    scope: Scope
+    deleted_at: str
+    buried: tuple[tuple[Scope, str], ...]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the objects that lost their rows."""
+        return [key for _, key in self.buried if key]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row of an instance or of a rival, as upkeep reads it.
+
+    row: its id. instance: None where the row has lost its parents. object_key: as the row has it. document: what was
+    derived at ingest, where that was asked for and is there. has_document: whether there is one. attributes: of the
+    instance, as text, where documents were asked for.
+    """
+
+    row: int
+    object_key: str
+    instance: Instance | None
+    has_document: bool = True
+    document: Document | None = None
+    attributes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Parcel:
     """An instance that is to be sent somewhere, and how often that was tried."""
 
     scope: Scope
     attempts: int
+
+
+class Pending(NamedTuple):
+    """A row of the outbox as it is. due: seconds since 1970."""
+
+    route: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    attempts: int
+    due: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ while the rest is still on its way, and no byte is copied twice. A crash leaves 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -25,6 +26,7 @@ from storage.filemeta import MAXIMUM_FILE_META_BYTES, Announcement, canonical_he
 MEMORY_BYTES = 64 << 10
 _WRITE_BACK_BYTES = 256 << 10
 SPOOL_SUFFIX = ".incoming"
+LABEL_ATTRIBUTE = "user.gw"  # short, so that name and value fit into the inode
 _IDLE_BUFFERS = 16
 _FILE_MODE = 0o640
 
@@ -59,7 +61,8 @@ class Spool:
     directory: where a large one waits; on the file system of the store, if that is a folder.
     announcement: what the peer said it sends (DIMSE), when the stream is a bare Data Set. Without it the stream is
     Part 10: preamble and File Meta are read and replaced by ours (R2).
-    maximum_bytes: of the Data Set; one more raises TooLarge. Not thread-safe: one owner at a time.
+    maximum_bytes: of the Data Set; one more raises TooLarge. label: what a store keeps with the object beside its
+    bytes, where it can (``storage.provenance``). Not thread-safe: one owner at a time.
     """
 
     def __init__(self, directory: Path, announcement: Announcement | None = None, *, maximum_bytes: int) -> None:
@@ -75,6 +78,7 @@ class Spool:
         self._map: mmap.mmap | None = None
         self.path: Path | None = None
         self.size_bytes = 0
+        self.label = b""
 
     @property
     def announcement(self) -> Announcement:
@@ -232,7 +236,9 @@ class Spool:
         return len(self.header) + self.size_bytes
 
     def sync(self) -> None:
-        """Make the waiting file's bytes durable, before a store renames it. Raises OSError."""
+        """Make the waiting file's bytes durable, and its label with them, before a store renames it. Raises OSError."""
+        if self.label:
+            write_label(self._fd, self.label)
         os.fsync(self._fd)
 
     def close(self) -> None:
@@ -309,6 +315,20 @@ def begin_write_back(fd: int) -> None:
     """Ask the system to begin writing a file to disk. A hint: what fails is said by the ``fsync`` that follows."""
     if _SYNC_FILE_RANGE is not None:
         _SYNC_FILE_RANGE(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def write_label(fd: int, label: bytes) -> None:
+    """Keep a label with a file, which costs no sync of its own. A file system that has no place for it goes without."""
+    with contextlib.suppress(OSError):
+        os.setxattr(fd, LABEL_ATTRIBUTE, label)
+
+
+def read_label(fd: int) -> bytes:
+    """The label of a file; empty where there is none."""
+    try:
+        return os.getxattr(fd, LABEL_ATTRIBUTE)
+    except OSError:
+        return b""
 
 
 def sweep(directory: Path) -> int:

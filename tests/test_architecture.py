@@ -145,6 +145,8 @@ PLANTED = [
     ("gateway/logs.py", "import gateway.settings", "gateway.logs -> gateway.settings"),
     ("gateway/processes.py", "import gateway.app", "gateway.processes -> gateway.app"),
     ("gateway/importer.py", "import storage.archive", "gateway.importer -> storage.archive"),
+    ("gateway/web/routes.py", "import storage.rebuild", "gateway.web.routes -> storage.rebuild"),
+    ("storage/archive.py", "import storage.upkeep", "storage.archive -> storage.upkeep"),
     ("gateway/query/qido.py", "import gateway.app", "gateway.query.qido -> gateway.app"),
     ("gateway/query/find.py", "import pynetdicom", "gateway.query.find -> pynetdicom"),
     ("gateway/query/search.py", "import storage.index", "gateway.query.search -> storage.index"),

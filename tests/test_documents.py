@@ -100,7 +100,9 @@ def test_the_searches_of_the_readme_find_what_it_says(start_gateway):
     assert len(json.loads(instances)) == 3
 
 
-@pytest.mark.parametrize("name", ["README.md", "gateway/README.md", "storage/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "gateway/README.md", "storage/README.md", "CHANGELOG.md", "docs/operations.md"]
+)
 def test_links_of_a_document_lead_to_files(name):
     path = ROOT / name
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
@@ -120,9 +122,8 @@ def test_the_map_of_a_room_names_what_is_in_it(room):
 
 
 def test_every_rule_of_searches_has_its_tests_and_the_table_names_them():
-    rows = re.findall(
-        r"^\| (C?[FQ]F?\d+) \|.*\| (.+) \|$", (ROOT / "docs" / "conformance.md").read_text("utf-8"), re.MULTILINE
-    )
+    of_searches, _, _ = (ROOT / "docs" / "conformance.md").read_text("utf-8").partition("# Conformance of retrievals")
+    rows = re.findall(r"^\| (Q\d+|CF\d+) \|.*\| (.+) \|$", of_searches, re.MULTILINE)
     listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
     assert list(listed) == [*(f"Q{number}" for number in range(1, 30)), *(f"CF{number}" for number in range(1, 13))]
     found = {rule: set() for rule in listed}
@@ -146,3 +147,17 @@ def test_every_rule_of_retrievals_has_its_tests_and_all_of_them_exist():
         for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
     }
     assert set().union(*listed.values()) - found == set()
+
+
+def test_every_rule_of_upkeep_has_tests_that_exist():
+    _, _, text = (ROOT / "docs" / "conformance.md").read_text("utf-8").partition("# Conformance of upkeep")
+    rows = re.findall(r"^\| ([DRF]\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert list(listed) == ["D1", "R2", "R3", "R5", "R9", "R10", "R12", "F2", "F18"]
+    assert all(listed.values())
+    named = re.findall(
+        r"^ *def (test_\w+)",
+        "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")),
+        re.MULTILINE,
+    )
+    assert set().union(*listed.values()) - set(named) == set()

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Lined, Parcel, Progress, Receipt, Scope
+from storage.model import (
+    Answer,
+    Burial,
+    Change,
+    Document,
+    Entry,
+    Instance,
+    Kept,
+    Lined,
+    Parcel,
+    Pending,
+    Progress,
+    Receipt,
+    Scope,
+)
 
 
 class Outbox(Protocol):
@@ -44,6 +58,92 @@ class Outbox(Protocol):
         ...
 
 
+class IndexUpkeep(Protocol):
+    """The rows as those see them who look after the archive: all of them in batches, and their repair. Thread-safe."""
+
+    def kept(self, after: int, limit: int, *, with_documents: bool) -> Sequence[Kept]:
+        """The next rows of instances behind one, ascending; with what was derived at ingest, if that is asked for."""
+        ...
+
+    def rivals(self, after: int, limit: int) -> Sequence[Kept]:
+        """The same of other bytes that came under the UID of an instance (R5)."""
+        ...
+
+    def has_rivals(self, instance: Instance) -> bool:
+        """Whether other bytes are kept under the UID of an instance."""
+        ...
+
+    def known(self, keys: Iterable[str], *, with_deleted: bool = True) -> frozenset[str]:
+        """Those of some keys that a row has: of an instance, of a rival, or of one that was deleted."""
+        ...
+
+    def keys_under(self, scope: Scope) -> Sequence[str]:
+        """The keys of all that a deletion of a resource would take away: of its instances and their rivals."""
+        ...
+
+    def burial(self, scope: Scope) -> Burial | None:
+        """The last deletion of exactly that resource, with all that it took; None if it never was deleted."""
+        ...
+
+    def deletions(self, instance: Instance) -> Sequence[str]:
+        """When that object of an instance was deleted, each time; see ``Burial.deleted_at``."""
+        ...
+
+    def miscounted(self, after: int, limit: int) -> tuple[int, int, Sequence[Scope]]:
+        """Of the next studies behind a row the last row, how many they are, and those whose counts or lists, or those
+        of their series, are not what their rows say, or that have nothing in them.
+        """
+        ...
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever stored."""
+        ...
+
+    def last_row(self) -> int:
+        """The last row of an instance, 0 without any: up to there ``kept`` goes."""
+        ...
+
+    def last_change(self) -> int:
+        """The last sequence number of the change feed, 0 without any."""
+        ...
+
+    def recount(self, scope: Scope) -> None:
+        """Have a study and its series say what their rows say; those without instances go."""
+        ...
+
+    def derive(self, entry: Entry) -> bool:
+        """Write anew what was derived of an instance; False when no row has that object. Study and series stay."""
+        ...
+
+    def drop(self, row: int) -> None:
+        """Remove a row of ``kept`` that has lost its parents. Its object stays, without a row."""
+        ...
+
+    def load(self, received: Sequence[tuple[Entry, str]]) -> Sequence[Receipt]:
+        """``Index.add`` for several entries, in one transaction, each as though it came at its time (ISO 8601)."""
+        ...
+
+    def bury(self, burial: Burial) -> None:
+        """``Index.delete`` as it was once done: with the tombstones of then, also of what is not there any more."""
+        ...
+
+    def begin_feed_after(self, sequence: int) -> None:
+        """Number the changes of an index that was just built from a sequence on; of one that is further, nothing."""
+        ...
+
+    def routes(self) -> Sequence[str]:
+        """The routes that are followed; see ``Outbox``."""
+        ...
+
+    def pending(self, after: tuple[str, str], limit: int) -> Sequence[Pending]:
+        """What is still to be sent behind a route and SOP Instance UID, ascending by them."""
+        ...
+
+    def put_pending(self, routes: Sequence[str], pending: Sequence[Pending]) -> None:
+        """Have routes go on at the end of the feed, so that nothing is sent once more, with what they had to send."""
+        ...
+
+
 class Index(Protocol):
     """Rows by query. Thread-safe; several processes may share one. Foreign errors become StorageUnavailable.
 
@@ -54,6 +154,11 @@ class Index(Protocol):
     @property
     def outbox(self) -> Outbox:
         """What is still to be sent to peers."""
+        ...
+
+    @property
+    def upkeep(self) -> IndexUpkeep:
+        """The rows as those see them who look after the archive."""
         ...
 
     def add(self, entry: Entry) -> Receipt:

@@ -29,7 +29,7 @@ from storage.index.engine import Connection
 from storage.index.extended import advance, fall_back, insert_rows, of_table, places, replace_rows
 from storage.index.fragments import attributes_text, read_attributes
 from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
-from storage.model import Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
+from storage.model import Burial, Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
 
 OTHER_PATIENT = "The instance names another patient than the study it belongs to"
 
@@ -96,6 +96,11 @@ _INSERT_RIVAL = (
     _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED))
     + " ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
     "last_received_at = excluded.last_received_at, receive_count = rival.receive_count + 1"
+)
+_REWRITE_INSTANCE = _update("instance", (*_ENCODING, *_INSTANCE_DERIVED))
+_REWRITE_DOCUMENT = (
+    "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?) ON CONFLICT (instance) DO UPDATE "
+    "SET metadata = excluded.metadata, frame_table = excluded.frame_table, bulk = excluded.bulk"
 )
 _UPDATE_STUDY = _update("study", STUDY_DERIVED)
 _UPDATE_SERIES = _update("series", SERIES_DERIVED)
@@ -466,6 +471,66 @@ class Batch:
                 study_id,
             ),
         )
+
+    # -- upkeep
+
+    def add_of(self, row: Row, received_at: str) -> Receipt:
+        """Insert an entry as one that came at another time."""
+        now, self._now = self._now, received_at
+        try:
+            return self.add(row)
+        finally:
+            self._now = now
+
+    def bury(self, burial: Burial) -> None:
+        """Remove what is under a scope, as at another time, and keep the tombstones that were kept of it then."""
+        now, self._now = self._now, burial.deleted_at
+        try:
+            (last,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM tombstone").fetchone()
+            self.settle()  # what parents gained in this transaction belongs to rows that may go now
+            self.delete(burial.scope)
+            self._connection.execute("DELETE FROM tombstone WHERE id > ?", (last,))
+            known = {
+                tuple(found)
+                for found in self._connection.execute(
+                    "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone "
+                    "WHERE study_instance_uid = ? AND deleted_at = ?",
+                    (burial.scope.study_instance_uid, burial.deleted_at),
+                ).fetchall()
+            }
+            self._bury(
+                (scope, key)
+                for scope, key in burial.buried
+                if (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key) not in known
+            )
+        finally:
+            self._now = now
+
+    def recount(self, study_instance_uid: str) -> None:
+        """Say of a study and its series what their rows say; those without instances go."""
+        found = self._connection.execute(_SELECT_STUDY, (study_instance_uid,)).fetchone()
+        if found is None:
+            return
+        series = self._connection.execute(
+            "SELECT id, series_instance_uid FROM series WHERE study = ?", (found[0],)
+        ).fetchall()
+        self._remove_empty_parents(found[0], study_instance_uid, series)
+        self.forget()
+        self._gains.pop(found[0], None)
+
+    def derive(self, row: Row) -> bool:
+        """Write anew what follows from the bytes of an instance; False if no row has its object."""
+        instance = row.entry.instance
+        found = self._connection.execute(
+            "SELECT id FROM instance WHERE sop_instance_uid = ? AND object_key = ?",
+            (instance.sop_instance_uid, instance.key),
+        ).fetchone()
+        if found is None:
+            return False
+        self._connection.execute(_REWRITE_INSTANCE, (*_encoding(instance), *row.instance, found[0]))
+        document = (found[0], row.entry.metadata, row.entry.frame_table, row.bulk)
+        self._connection.execute(_REWRITE_DOCUMENT, document)
+        return True
 
 
 def outcome_of(instance: Instance, current: Instance) -> Outcome:

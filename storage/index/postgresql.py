@@ -309,6 +309,17 @@ def version_of(connection: engine.Connection) -> int:
     return schema.version_in_table(connection) if known else 0
 
 
+def read_version(url: str) -> schema.Version:
+    """The version of the index in a database; nothing is migrated. Raises StorageUnavailable."""
+    known = len(schema.migrations("postgresql"))
+    with translated(), contextlib.closing(psycopg.connect(url, **_arguments(_WRITER_OPTIONS))) as raw:
+        watch = _Watch()
+        try:
+            return schema.Version(version_of(PostgresqlConnection(raw, watch, BUSY_SECONDS)), known)
+        finally:
+            watch.close()
+
+
 def migrate(connection: engine.Connection, *, to: int | None = None) -> None:
     """See ``storage.index.schema.migrate``."""
     schema.migrate(connection, "postgresql", version_of, _begin, to=to)

@@ -36,6 +36,7 @@ from storage.index.sql import (
     scope_condition,
     search_statement,
 )
+from storage.index.upkeep import RelationalUpkeep
 from storage.matching import Query
 from storage.model import (
     Answer,
@@ -79,13 +80,14 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    outbox: see ``Index.outbox``. queue_capacity: stores that may wait for a commit.
+    outbox, upkeep: see ``Index``. queue_capacity: stores that may wait for a commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
         self._engine = engine
         self._committer = Committer(engine, Batch, capacity=queue_capacity)
         self.outbox = RelationalOutbox(engine, self._committer)
+        self.upkeep = RelationalUpkeep(engine, self._committer)
         try:
             self._register()
         except BaseException:

@@ -12,6 +12,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 
 from storage.errors import StorageUnavailable
@@ -40,6 +41,14 @@ def version_in_table(connection: Connection) -> int:
     """Number of the last migration, of a database that has the table of versions."""
     (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
     return int(version)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Numbers of the last migration that was applied to an index, 0 for none, and of the last that is known."""
+
+    applied: int
+    known: int
 
 
 def migrate(

@@ -271,6 +271,15 @@ def version_of(connection: engine.Connection) -> int:
     return schema.version_in_table(connection) if known else 0
 
 
+def read_version(path: Path) -> schema.Version:
+    """The version of the index in a file; nothing is migrated, and no file made. Raises StorageUnavailable."""
+    known = len(schema.migrations("sqlite"))
+    if not path.exists():
+        return schema.Version(0, known)
+    with translated(), contextlib.closing(connect(path)) as connection:
+        return schema.Version(version_of(connection), known)
+
+
 def migrate(connection: engine.Connection, *, to: int | None = None) -> None:
     """See ``storage.index.schema.migrate``."""
     schema.migrate(connection, "sqlite", version_of, _begin, to=to)

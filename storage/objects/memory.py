@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +13,8 @@ from typing import Self
 
 from storage.errors import CorruptObject, NotFound
 from storage.filerange import Piece
-from storage.spool import Spool
+from storage.objects.base import Stat, Stray
+from storage.spool import Buffer, Spool
 
 
 class MemoryBlob:
@@ -31,6 +34,13 @@ class MemoryBlob:
         """One piece."""
         return iter((self.read(start, end),))
 
+    @contextlib.contextmanager
+    def mapped(self) -> Iterator[Buffer]:
+        """The bytes themselves."""
+        if not self._content:
+            raise CorruptObject("The object is empty")
+        yield memoryview(self._content)
+
     def close(self) -> None:
         """Nothing is held open."""
 
@@ -48,6 +58,7 @@ class MemoryObjectStore:
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
+        self._stats: dict[str, Stat] = {}
         self._lock = threading.Lock()
         self._directory = tempfile.TemporaryDirectory(prefix="dicomweb-gateway-")
         self.spool_directory = Path(self._directory.name)
@@ -55,11 +66,21 @@ class MemoryObjectStore:
     def expect(self, spool: Spool) -> None:
         """Nothing can begin here."""
 
-    def put(self, key: str, spool: Spool) -> None:
-        """Keep a copy; what is there stays."""
-        content = b"".join(bytes(piece) for piece in spool.pieces())
+    def put(self, key: str, spool: Spool, *, is_damaged: bool = False) -> bool:
+        """Keep a copy; what is there with the same length stays."""
+        return self._keep(key, b"".join(bytes(piece) for piece in spool.pieces()), spool.label, is_new=is_damaged)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Keep them; what is there stays."""
+        self._keep(key, content, b"")
+
+    def _keep(self, key: str, content: bytes, label: bytes, *, is_new: bool = False) -> bool:
         with self._lock:
-            self._objects.setdefault(key, content)
+            if not is_new and len(self._objects.get(key, b"")) == len(content):
+                return False
+            self._objects[key] = content
+            self._stats[key] = Stat(len(content), time.time_ns(), label)
+        return True
 
     def open(self, key: str) -> MemoryBlob:
         """The object's bytes. Raises NotFound."""
@@ -72,6 +93,13 @@ class MemoryObjectStore:
         """Length of the object. Raises NotFound."""
         return self.open(key).size_bytes
 
+    def stat(self, key: str) -> Stat:
+        """What was noted when it came. Raises NotFound."""
+        try:
+            return self._stats[key]
+        except KeyError as error:
+            raise NotFound("There is no such object") from error
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Keys as they are now."""
         with self._lock:
@@ -82,6 +110,22 @@ class MemoryObjectStore:
         """Forget the object."""
         with self._lock:
             self._objects.pop(key, None)
+            self._stats.pop(key, None)
+
+    def strays(self) -> Iterator[Stray]:
+        """There is no place for any."""
+        return iter(())
+
+    def open_stray(self, name: str) -> MemoryBlob:  # noqa: ARG002 - none has a name
+        """There is none. Raises NotFound."""
+        raise NotFound("There is no such object")
+
+    def set_aside(self, name: str) -> None:
+        """Forget the object: nothing here outlives the process."""
+        self.delete(name)
+
+    def remove_stray(self, name: str) -> None:
+        """There is none."""
 
     def close(self) -> None:
         """Remove the folder in which large Data Sets waited."""

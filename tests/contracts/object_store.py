@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 
 import pytest
 
 from storage.errors import CorruptObject, NotFound
 from storage.filemeta import Announcement, canonical_header
 from storage.filerange import as_bytes
-from storage.keys import instance_key
+from storage.keys import INSTANCES, JOURNAL, instance_key, journal_key
 from storage.spool import MEMORY_BYTES, Spool
 from tests.synthetic import CT, EXPLICIT
 
@@ -145,3 +146,61 @@ class ObjectStoreContract:
         with store.open(key_of(LARGE)) as blob:
             assert blob.read(blob.size_bytes - len(LARGE), blob.size_bytes) == LARGE
         assert list(store.spool_directory.iterdir()) == []
+
+    def test_putting_says_whether_anything_was_written(self, store):
+        key = key_of(SMALL)
+        with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+            spool.write(SMALL)
+            spool.finish()
+            assert store.put(key, spool)
+        for is_damaged in (False, True):
+            with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+                spool.write(SMALL)
+                spool.finish()
+                assert store.put(key, spool, is_damaged=is_damaged) == is_damaged
+        assert list(store.spool_directory.iterdir()) == []
+
+    @pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
+    def test_a_label_is_kept_with_the_object_and_not_in_it(self, store, content):
+        key, before = key_of(content), time.time_ns()
+        with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+            spool.write(content)
+            spool.finish()
+            spool.label = b"who and when"
+            store.expect(spool)
+            store.put(key, spool)
+        stat = store.stat(key)
+        assert stat.label == b"who and when"
+        assert stat.size_bytes == store.size_bytes(key)
+        assert abs(stat.modified_ns - before) < 60e9
+        with store.open(key) as blob:
+            assert blob.read(0, blob.size_bytes).endswith(content)
+
+    def test_an_object_without_label_has_an_empty_one(self, store):
+        assert store.stat(self.put(store, SMALL)).label == b""
+        with pytest.raises(NotFound):
+            store.stat(key_of(b"nothing"))
+
+    def test_an_object_can_be_looked_at_as_a_buffer(self, store):
+        key = self.put(store, LARGE)
+        with store.open(key) as blob, blob.mapped() as content:
+            assert len(content) == blob.size_bytes
+            assert bytes(content[-10:]) == LARGE[-10:]
+
+    def test_a_few_bytes_are_written_once_and_are_an_object(self, store):
+        key = journal_key("20261126101112123456", "deleted", "0" * 32)
+        store.write(key, b"{}")
+        store.write(key, b"[]")
+        with store.open(key) as blob:
+            assert blob.read(0, blob.size_bytes) == b"{}"
+        assert list(store.keys(JOURNAL)) == [key]
+        assert list(store.keys(INSTANCES)) == []
+        assert list(store.spool_directory.iterdir()) == []
+
+    def test_what_is_set_aside_is_no_object_any_more(self, store):
+        key = self.put(store, SMALL)
+        store.set_aside(key)
+        store.set_aside(key)
+        assert list(store.keys()) == list(store.strays()) == []
+        with pytest.raises(NotFound):
+            store.open(key)

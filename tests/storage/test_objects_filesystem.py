@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import StorageUnavailable
+from storage.errors import NotFound, StorageUnavailable
+from storage.filemeta import Announcement
 from storage.objects.filesystem import FilesystemObjectStore
+from storage.spool import Spool, waiting_file
 from tests.contracts.object_store import LARGE, SMALL, ObjectStoreContract, key_of
+from tests.synthetic import CT, EXPLICIT
 
 
 class TestFilesystemObjectStore(ObjectStoreContract):
@@ -134,3 +137,84 @@ def test_a_file_that_shrank_is_corrupt_and_not_short(store):
 def test_objects_are_not_readable_by_everybody(store):
     key = ObjectStoreContract().put(store, SMALL)
     assert (store.spool_directory.parent / key).stat().st_mode & 0o007 == 0
+
+
+def test_what_is_no_object_is_listed_unless_somebody_is_writing_it(store):
+    root = store.spool_directory.parent
+    key = ObjectStoreContract().put(store, SMALL)
+    (root / "v1" / "notes").write_text("x")
+    (root / "loose").write_text("x")
+    (store.spool_directory / "dead.incoming").write_text("x")
+    (root / "v1" / "elsewhere").symlink_to(root.parent)
+    (root / "linked").symlink_to(root / "loose")
+    os.mkfifo(root / "pipe")
+    fd, path = waiting_file(store.spool_directory)
+    assert {(stray.name, stray.is_left_over) for stray in store.strays()} == {
+        ("v1/notes", False),
+        ("loose", False),
+        ("incoming/dead.incoming", True),
+    }
+    os.close(fd)
+    path.unlink()
+    with store.open_stray("v1/notes") as blob:
+        assert blob.read(0, 1) == b"x"
+    store.remove_stray("incoming/dead.incoming")
+    store.remove_stray("incoming/dead.incoming")
+    for name in ("v1/notes", "loose"):
+        store.set_aside(name)
+    assert list(store.strays()) == []
+    assert (root / "quarantine" / "v1" / "notes").read_text() == "x"
+    assert list(store.keys()) == [key]
+
+
+def test_what_is_set_aside_twice_under_one_name_is_lost_neither_time(store):
+    root = store.spool_directory.parent
+    for text in ("one", "two", "three"):
+        (root / "loose").write_text(text)
+        store.set_aside("loose")
+    assert {path.read_text() for path in (root / "quarantine").iterdir()} == {"one", "two", "three"}
+
+
+@pytest.mark.parametrize("name", ["../outside", "v1/../../outside", "link", "link/outside"])
+def test_no_name_leads_out_of_the_store(store, tmp_path, name):
+    (tmp_path / "outside").write_text("x")
+    (store.spool_directory.parent / "link").symlink_to(tmp_path)
+    for act in (store.open_stray, store.set_aside, store.remove_stray):
+        with pytest.raises(NotFound):
+            act(name)
+    assert (tmp_path / "outside").read_text() == "x"
+
+
+def test_an_object_is_not_removed_as_a_stray(store):
+    key = ObjectStoreContract().put(store, SMALL)
+    with pytest.raises(NotFound):
+        store.remove_stray(key)
+    assert list(store.keys()) == [key]
+
+
+def test_a_label_costs_no_sync(store, order):
+    with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+        spool.write(SMALL)
+        spool.finish()
+        store.put(key_of(b"other"), spool)
+    without = [one for one, _ in order]
+    order.clear()
+    with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+        spool.write(SMALL)
+        spool.finish()
+        spool.label = b"label"
+        store.put(key_of(SMALL), spool)
+    assert len(order) <= len(without)
+
+
+def test_a_file_system_without_a_place_for_labels_does_without(store, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "planted")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    with Spool(store.spool_directory, Announcement(CT, "1.2.3", EXPLICIT), maximum_bytes=1 << 30) as spool:
+        spool.write(SMALL)
+        spool.finish()
+        spool.label = b"label"
+        store.put(key_of(SMALL), spool)
+    assert store.stat(key_of(SMALL)).label == b""

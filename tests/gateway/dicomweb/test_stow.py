@@ -68,7 +68,7 @@ class FailingStore:
     def put(self, key, spool):
         if next(self._puts) >= self.fails_from:
             raise errors.StorageUnavailable
-        self._store.put(key, spool)
+        return self._store.put(key, spool)
 
     def __getattr__(self, name):
         return getattr(self._store, name)

@@ -1,0 +1,269 @@
+"""What upkeep asks of the rows: all of them in batches, those that do not agree, and their repair.
+
+Nothing here is on a request path, and nothing asks once per row: batches ascend by the id of the row, so that whoever
+was stopped goes on behind the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import orjson
+
+from storage.index.batch import Batch, row_of
+from storage.index.columns import unpack
+from storage.index.committer import Committer
+from storage.index.engine import Connection, Engine
+from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, scope_condition
+from storage.keys import parts_of
+from storage.model import BulkValue, Burial, Document, Entry, Instance, Kept, Pending, Receipt, Scope
+
+_Result = TypeVar("_Result")
+
+# Without its parents a row of an instance is found all the same.
+_KEPT = (
+    f"SELECT instance.id, instance.object_key, document.instance IS NOT NULL, {{derived}}, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
+    "FROM instance LEFT JOIN series ON instance.series = series.id LEFT JOIN study ON series.study = study.id "
+    "LEFT JOIN document ON document.instance = instance.id WHERE instance.id > ? ORDER BY instance.id LIMIT ?"
+)
+_DERIVED = "document.metadata, document.frame_table, document.bulk, instance.attributes"
+_NOT_DERIVED = "NULL, NULL, NULL, NULL"
+_RIVAL_COLUMNS = (
+    "study_instance_uid, series_instance_uid, sop_instance_uid, sop_class_uid, transfer_syntax_uid, digest, "
+    "object_key, size_bytes, data_set_offset, number_of_frames"
+)
+_RIVALS = f"SELECT id, {_RIVAL_COLUMNS} FROM rival WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
+_HAS_RIVALS = "SELECT EXISTS (SELECT 1 FROM rival WHERE sop_instance_uid = ?)"
+_OF_STUDY = "study_instance_uid = ?"
+_OF_SCOPE = f"{_OF_STUDY} AND series_instance_uid = ? AND sop_instance_uid = ?"
+_LAST_BURIAL = f"SELECT deleted_at FROM tombstone WHERE {_OF_SCOPE} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
+_DELETIONS = f"SELECT DISTINCT deleted_at FROM tombstone WHERE {_OF_SCOPE} AND object_key = ?"  # noqa: S608 - constants
+_BURIED = "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone WHERE "
+_STUDIES = "SELECT id FROM study WHERE id > ? ORDER BY id LIMIT ?"
+# One statement, so that what is counted and what it is compared with are of one moment.
+_COUNTS = (
+    "SELECT study.id, study.study_instance_uid, study.number_of_study_related_series, "
+    "study.number_of_study_related_instances, study.modalities_in_study, study.sop_classes_in_study, series.id, "
+    "series.number_of_series_related_instances, series.modality, instance.sop_class_uid, count(instance.id) "
+    "FROM study LEFT JOIN series ON series.study = study.id LEFT JOIN instance ON instance.series = series.id "
+    "WHERE study.id > ? AND study.id <= ? GROUP BY study.id, series.id, instance.sop_class_uid "
+    "ORDER BY study.id, series.id"
+)
+_PENDING = (
+    "SELECT route, sop_instance_uid, study_instance_uid, series_instance_uid, attempts, due FROM outbox "
+    "WHERE (route, sop_instance_uid) > (?, ?) ORDER BY route, sop_instance_uid LIMIT ?"
+)
+_PUT_PENDING = (
+    "INSERT INTO outbox (route, sop_instance_uid, study_instance_uid, series_instance_uid, attempts, due) "
+    "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (route, sop_instance_uid) DO NOTHING"
+)
+_PUT_ROUTE = (
+    "INSERT INTO route (name, sequence) VALUES (?, (SELECT coalesce(max(sequence), 0) FROM change)) "
+    "ON CONFLICT (name) DO UPDATE SET sequence = excluded.sequence"
+)
+
+
+class RelationalUpkeep:
+    """``storage.index.base.IndexUpkeep`` in the database of an index. See there for the promises."""
+
+    def __init__(self, engine: Engine, committer: Committer[Batch]) -> None:
+        self._engine = engine
+        self._committer = committer
+
+    # -- what is there
+
+    def kept(self, after: int, limit: int, *, with_documents: bool) -> Sequence[Kept]:
+        """See ``IndexUpkeep.kept``."""
+        text = _KEPT.format(derived=_DERIVED if with_documents else _NOT_DERIVED)
+        return [_kept(row) for row in self._rows(text, (after, limit))]
+
+    def rivals(self, after: int, limit: int) -> Sequence[Kept]:
+        """See ``IndexUpkeep.rivals``."""
+        found = ((row[0], Instance(*row[1:])) for row in self._rows(_RIVALS, (after, limit)))
+        return [Kept(row, instance.key, instance) for row, instance in found]
+
+    def has_rivals(self, instance: Instance) -> bool:
+        """See ``IndexUpkeep.has_rivals``."""
+        return bool(self._rows(_HAS_RIVALS, (instance.sop_instance_uid,))[0][0])
+
+    def known(self, keys: Iterable[str], *, with_deleted: bool = True) -> frozenset[str]:
+        """See ``IndexUpkeep.known``. By the UIDs in the keys, which have an index."""
+        asked = {key: parts for key in keys if (parts := parts_of(key))}
+        if not asked:
+            return frozenset()
+        dialect = self._engine.dialect
+        uids = sorted({parts.sop_instance_uid for parts in asked.values()})
+        studies = sorted({parts.study_instance_uid for parts in asked.values()})
+        of_uids, by_uid = dialect.equals_any("sop_instance_uid", uids)
+        of_studies, by_study = dialect.equals_any("study_instance_uid", studies)
+        text = f"SELECT object_key FROM instance WHERE {of_uids} UNION ALL SELECT object_key FROM rival WHERE {of_uids}"  # noqa: S608 - constants
+        parameters = [*by_uid, *by_uid]
+        if with_deleted:
+            text += f" UNION ALL SELECT object_key FROM tombstone WHERE {of_studies} AND {of_uids}"  # noqa: S608 - constants
+            parameters += [*by_study, *by_uid]
+        rows = self._rows(text, parameters)
+        return frozenset(row[0] for row in rows) & asked.keys()
+
+    def keys_under(self, scope: Scope) -> Sequence[str]:
+        """See ``IndexUpkeep.keys_under``."""
+        condition, parameters = scope_condition(scope)
+        if not parameters:
+            return ()
+        under = f"FROM {INSTANCE_TABLES} WHERE {condition}"
+        text = (
+            f"SELECT instance.object_key {under} UNION ALL SELECT object_key FROM rival "  # noqa: S608 - constants
+            f"WHERE sop_instance_uid IN (SELECT instance.sop_instance_uid {under})"
+        )
+        return [row[0] for row in self._rows(text, [*parameters, *parameters])]
+
+    def burial(self, scope: Scope) -> Burial | None:
+        """See ``IndexUpkeep.burial``."""
+        uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
+        found = self._rows(_LAST_BURIAL, uids)
+        if not found:
+            return None
+        conditions = [_OF_STUDY, *(["series_instance_uid = ?"] if uids[1] else ())]
+        conditions += ["sop_instance_uid = ?"] if uids[2] else []
+        text = f"{_BURIED}{' AND '.join(conditions)} AND deleted_at = ? ORDER BY id"
+        rows = self._rows(text, [*filter(None, uids), found[0][0]])
+        return Burial(scope, found[0][0], tuple((Scope(*uids), key) for *uids, key in rows))
+
+    def deletions(self, instance: Instance) -> Sequence[str]:
+        """See ``IndexUpkeep.deletions``."""
+        uids = (instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
+        return [row[0] for row in self._rows(_DELETIONS, (*uids, instance.key))]
+
+    def miscounted(self, after: int, limit: int) -> tuple[int, int, Sequence[Scope]]:
+        """See ``IndexUpkeep.miscounted``."""
+        ids = [row[0] for row in self._rows(_STUDIES, (after, limit))]
+        if not ids:
+            return after, 0, ()
+        studies: dict[int, list[Any]] = {}
+        for row in self._rows(_COUNTS, (after, ids[-1])):
+            studies.setdefault(row[0], []).append(row)
+        wrong = [Scope(rows[0][1]) for rows in studies.values() if not _agree(rows)]
+        return ids[-1], len(ids), wrong
+
+    def is_empty(self) -> bool:
+        """See ``IndexUpkeep.is_empty``."""
+        text = (
+            "SELECT EXISTS (SELECT 1 FROM study) OR EXISTS (SELECT 1 FROM change) OR EXISTS (SELECT 1 FROM tombstone)"
+        )
+        return not self._rows(text, ())[0][0]
+
+    def last_row(self) -> int:
+        """See ``IndexUpkeep.last_row``."""
+        return int(self._rows("SELECT coalesce(max(id), 0) FROM instance", ())[0][0])
+
+    def last_change(self) -> int:
+        """See ``IndexUpkeep.last_change``."""
+        return int(self._rows("SELECT coalesce(max(sequence), 0) FROM change", ())[0][0])
+
+    # -- repair
+
+    def recount(self, scope: Scope) -> None:
+        """See ``IndexUpkeep.recount``."""
+        self._committer.run(lambda batch: batch.recount(scope.study_instance_uid))
+
+    def derive(self, entry: Entry) -> bool:
+        """See ``IndexUpkeep.derive``."""
+        row = row_of(entry)
+        return self._committer.run(lambda batch: batch.derive(row))
+
+    def drop(self, row: int) -> None:
+        """See ``IndexUpkeep.drop``."""
+
+        def remove(connection: Connection) -> None:
+            for table, column in (("document", "instance"), ("thumbnail", "instance"), ("instance", "id")):
+                connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (row,))  # noqa: S608 - constants
+
+        self._write(remove)
+
+    # -- rebuild
+
+    def load(self, received: Sequence[tuple[Entry, str]]) -> Sequence[Receipt]:
+        """See ``IndexUpkeep.load``."""
+        rows = [(row_of(entry), at) for entry, at in received]
+        return self._committer.run(lambda batch: [batch.add_of(row, at) for row, at in rows])
+
+    def bury(self, burial: Burial) -> None:
+        """See ``IndexUpkeep.bury``."""
+        self._committer.run(lambda batch: batch.bury(burial))
+
+    def begin_feed_after(self, sequence: int) -> None:
+        """See ``IndexUpkeep.begin_feed_after``. In two steps, as no number may be there twice on the way."""
+
+        def move(connection: Connection) -> None:
+            (first,) = connection.execute("SELECT coalesce(min(sequence), 0) FROM change").fetchone()
+            if 0 < first <= sequence:
+                connection.execute("UPDATE change SET sequence = -(sequence + ?)", (sequence,))
+                connection.execute("UPDATE change SET sequence = -sequence")
+
+        self._write(move)
+
+    def routes(self) -> Sequence[str]:
+        """See ``IndexUpkeep.routes``."""
+        return [row[0] for row in self._rows("SELECT name FROM route ORDER BY name", ())]
+
+    def pending(self, after: tuple[str, str], limit: int) -> Sequence[Pending]:
+        """See ``IndexUpkeep.pending``."""
+        return [Pending(*row) for row in self._rows(_PENDING, (*after, limit))]
+
+    def put_pending(self, routes: Sequence[str], pending: Sequence[Pending]) -> None:
+        """See ``IndexUpkeep.put_pending``."""
+
+        def put(connection: Connection) -> None:
+            connection.executemany(_PUT_ROUTE, [(name,) for name in routes])
+            connection.executemany(_PUT_PENDING, pending)
+
+        self._write(put)
+
+    def _rows(self, text: str, parameters: Sequence[Any]) -> list[Any]:
+        with self._engine.reading() as connection:
+            return connection.execute(text, parameters).fetchall()
+
+    def _write(self, act: Callable[[Connection], _Result]) -> _Result:
+        return self._committer.run(lambda batch: batch.apart(act))
+
+
+def _kept(row: Sequence[Any]) -> Kept:
+    row_id, key, has_document, metadata, frames, bulk, attributes, *identity = row
+    instance = Instance(*identity) if identity[0] and identity[1] else None
+    document = None
+    if instance is not None and metadata is not None:
+        document = Document(instance, bytes(metadata), bytes(frames), _places(bytes(bulk)))
+    return Kept(row_id, key, instance, bool(has_document), document, attributes or "")
+
+
+def _places(bulk: bytes) -> dict[str, BulkValue]:
+    """Places of large values; none where the row is damaged, which then differs from what is derived."""
+    try:
+        return {path: BulkValue(*value) for path, value in orjson.loads(bulk).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _agree(rows: Sequence[Any]) -> bool:
+    """Whether a study says what its series and instances say together, and none of them is empty.
+
+    rows: of ``_COUNTS``, one for each SOP class of each series.
+    """
+    _, _, said_series, said_instances, modalities, classes, *_ = rows[0]
+    counted: dict[int, int] = {}
+    said: dict[int, int] = {}
+    found_modalities: set[str] = set()
+    found_classes: set[str] = set()
+    for *_, series, said_of_series, modality, sop_class, count in rows:
+        if series is None or sop_class is None:
+            return False
+        counted[series] = counted.get(series, 0) + count
+        said[series] = said_of_series
+        found_modalities.update(filter(None, unpack(modality)))
+        found_classes.add(sop_class)
+    return (
+        counted == said
+        and (said_series, said_instances) == (len(said), sum(counted.values()))
+        and set(filter(None, unpack(modalities))) == found_modalities
+        and set(unpack(classes)) == found_classes
+    )
