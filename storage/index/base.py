@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from storage.commitment import Commitment
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Entry, Instance, Lined, Parcel, Progress, Receipt, Scope
 
@@ -44,6 +45,51 @@ class Outbox(Protocol):
         ...
 
 
+class Commitments(Protocol):
+    """Requests for storage commitment, until they are answered and a while longer. Thread-safe, for any number of
+    processes. Moments are seconds since 1970.
+    """
+
+    def ask(self, commitment: Commitment, due: int, *, forget_before: int, most: int) -> None:
+        """Keep a request, to be answered from ``due`` on, in one durable transaction.
+
+        What was answered before ``forget_before`` is forgotten, and of what was answered later the oldest where more
+        than ``most`` references would be kept. Raises TransactionInUse where the UID is known, Overloaded where too
+        much is still to be answered; then nothing is done.
+        """
+        ...
+
+    def get(self, transaction_uid: str) -> Commitment | None:
+        """The request of that UID with its answer, unless it is forgotten."""
+        ...
+
+    def take(self, now: int, until: int, limit: int) -> Sequence[Parcel]:
+        """Some of what is due, the Transaction UID in the place of a SOP Instance UID; nobody is given it again
+        before ``until``.
+        """
+        ...
+
+    def claim(self, transaction_uid: str, due: int, until: int) -> bool:
+        """Let a request that is due at ``due`` be due at ``until``; False where somebody has taken it meanwhile."""
+        ...
+
+    def put_off(self, transaction_uid: str, due: int) -> None:
+        """Say when a request that is still to be answered is due; nothing otherwise."""
+        ...
+
+    def answer(self, transaction_uid: str, now: int, reasons: Sequence[int]) -> None:
+        """Keep the answer for whoever comes for it; nothing is to be done any more. The first answer stays."""
+        ...
+
+    def close(self, transaction_uid: str, now: int) -> None:
+        """Forget the references of a request about which nothing is to be done any more; its UID stays known."""
+        ...
+
+    def count(self) -> int:
+        """How many requests are still to be answered."""
+        ...
+
+
 class Index(Protocol):
     """Rows by query. Thread-safe; several processes may share one. Foreign errors become StorageUnavailable.
 
@@ -54,6 +100,11 @@ class Index(Protocol):
     @property
     def outbox(self) -> Outbox:
         """What is still to be sent to peers."""
+        ...
+
+    @property
+    def commitments(self) -> Commitments:
+        """Requests for storage commitment."""
         ...
 
     def add(self, entry: Entry) -> Receipt:
@@ -68,8 +119,8 @@ class Index(Protocol):
         """
         ...
 
-    def find(self, sop_instance_uid: str) -> Instance | None:
-        """The current instance of that UID, wherever it is."""
+    def find(self, sop_instance_uids: Sequence[str]) -> Mapping[str, Instance]:
+        """The current instances of those UIDs, wherever they are, by UID; some thousands of them in one statement."""
         ...
 
     def search(self, query: Query) -> Sequence[Answer]:
