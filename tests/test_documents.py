@@ -146,3 +146,15 @@ def test_every_rule_of_retrievals_has_its_tests_and_all_of_them_exist():
         for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
     }
     assert set().union(*listed.values()) - found == set()
+
+
+def test_every_rule_of_storage_commitment_has_its_tests_and_the_table_names_them():
+    text = (ROOT / "docs" / "conformance.md").read_text("utf-8")
+    rows = re.findall(r"^\| (SC\d+|K2|D18) \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert list(listed) == [*(f"SC{number}" for number in range(1, 7)), "K2", "D18"]
+    found = {rule: set() for rule in listed}
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name, rule in re.findall(r"^def (test_(sc\d|k2|d18)_\w+)", path.read_text("utf-8"), re.MULTILINE):
+            found[rule.upper()].add(name)
+    assert found == listed

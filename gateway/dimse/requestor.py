@@ -108,7 +108,8 @@ def requested(
 ) -> Iterator[Requested]:
     """Associate with a peer. At the end whoever has not left it is made to: in order, or by A-ABORT after an error.
 
-    scp_roles: SOP Classes of which we would be the SCP, and not the SCU. Raises OSError when nobody answers there, RejectedError, ConnectionEndedError.
+    scp_roles: SOP Classes of which we would be the SCP, and not the SCU. Raises OSError when nobody answers there,
+    RejectedError, ConnectionEndedError.
     """
     with contextlib.ExitStack() as stack:
         try:

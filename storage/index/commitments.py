@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from storage.commitment import Commitment, pack_reasons, pack_references, unpack_reasons, unpack_references
-from storage.errors import Overloaded, TransactionInUse
+from storage.errors import GatewayError, Overloaded, TransactionInUse
 from storage.index.batch import Batch
 from storage.index.committer import Committer
 from storage.index.engine import Connection, Engine
@@ -24,7 +24,9 @@ OWN_WEIGHT = 100
 """References that a request counts for beside its own, so that many small ones are bounded, too."""
 
 _FORGET = "DELETE FROM commitment WHERE answered_at < ?"
-_WEIGHT = "SELECT coalesce(sum(weight), 0) FROM commitment"
+_WEIGHTS = (
+    "SELECT coalesce(sum(weight), 0), coalesce(sum(CASE WHEN answered_at IS NULL THEN weight END), 0) FROM commitment"
+)
 _OLDEST = (
     "SELECT transaction_uid, weight FROM commitment WHERE answered_at IS NOT NULL "
     "ORDER BY answered_at, weight LIMIT 1000"
@@ -60,15 +62,19 @@ class RelationalCommitments:
         packed = pack_references(commitment.references)
         row = (uid, source.door, source.calling_ae, source.address, commitment.requested_at, weight, packed)
 
-        def keep(connection: Connection) -> None:
+        def keep(connection: Connection) -> GatewayError | None:
             connection.execute(_FORGET, (forget_before,))
             if connection.execute(_IS_THERE, (uid,)).fetchone():
-                raise TransactionInUse(uid=uid)
-            _make_room(connection, weight, most)
+                return TransactionInUse(uid=uid)
+            if not _make_room(connection, weight, most):
+                return Overloaded("Too many requests for storage commitment wait for their answers")
             connection.execute(_INSERT, row)
             put(connection, OUTBOX, [Scope("", "", uid)], due)
+            return None
 
-        self._write(keep)
+        refusal = self._write(keep)  # not raised within, where it would cost the connection
+        if refusal is not None:
+            raise refusal
 
     def get(self, transaction_uid: str) -> Commitment | None:
         """See ``Commitments.get``."""
@@ -126,15 +132,15 @@ class RelationalCommitments:
         return self._committer.run(lambda batch: batch.apart(act))
 
 
-def _make_room(connection: Connection, weight: int, most: int) -> None:
-    """Forget the oldest answers until there is room. Raises Overloaded where all the rest is still to be answered."""
-    ((kept,),) = connection.execute(_WEIGHT).fetchall()
+def _make_room(connection: Connection, weight: int, most: int) -> bool:
+    """Forget the oldest answers until there is room; False, with nothing done, where they would not make enough."""
+    kept, waiting = map(int, connection.execute(_WEIGHTS).fetchone())
+    if waiting + weight > most:
+        return False
     while kept + weight > most:
-        oldest = connection.execute(_OLDEST).fetchall()
-        if not oldest:
-            raise Overloaded("Too many requests for storage commitment wait for their answers")
-        for uid, weight_of_oldest in oldest:
+        for uid, weight_of_oldest in connection.execute(_OLDEST).fetchall():
             if kept + weight <= most:
-                return
+                break
             connection.execute(_REMOVE, (uid,))
             kept -= weight_of_oldest
+    return True
