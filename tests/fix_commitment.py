@@ -96,7 +96,7 @@ class Reports:
     def handlers(self):
         return [(evt.EVT_N_EVENT_REPORT, self.take)]
 
-    def one(self, seconds=10):
+    def one(self, seconds=30):
         """The only report there is, or is to come."""
         assert settle(lambda: self.found, seconds)
         (found,) = self.found

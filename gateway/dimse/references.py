@@ -160,14 +160,15 @@ def write_report(
     ae_title: where the instances may be retrieved.
     """
     writer = _Writer(is_explicit=transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN)
-    yield writer.element(RETRIEVE_AE_TITLE, "AE", ae_title)
-    yield writer.element(TRANSACTION_UID, "UI", transaction_uid)
+    ahead = writer.element(RETRIEVE_AE_TITLE, "AE", ae_title) + writer.element(TRANSACTION_UID, "UI", transaction_uid)
     for tag, is_wanted in ((FAILED_SOP_SEQUENCE, True), (REFERENCED_SOP_SEQUENCE, False)):
         pieces = list(writer.items(references, reasons, is_failed=is_wanted))
         if pieces:
-            ahead, length_bytes = identifier.header(f"{tag:08X}", "SQ", writer.is_explicit)
-            yield ahead + sum(map(len, pieces)).to_bytes(length_bytes, "little")
-            yield from pieces
+            header, length_bytes = identifier.header(f"{tag:08X}", "SQ", writer.is_explicit)
+            ahead += header + sum(map(len, pieces)).to_bytes(length_bytes, "little")
+            yield ahead + pieces[0]
+            yield from pieces[1:]
+            ahead = b""
 
 
 class _Writer:

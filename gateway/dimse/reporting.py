@@ -10,12 +10,14 @@ Requests over HTTP that could not be answered at once are answered here, too.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from gateway import metrics
 from gateway.dimse import command
@@ -28,7 +30,7 @@ from gateway.dimse.status import SUCCESS
 from gateway.dimse.upper_layer import Association, Request, ViolationError, discard
 from gateway.session import Session
 from storage.commitment import Commitment, Reason
-from storage.errors import TooLarge
+from storage.errors import GatewayError, TooLarge
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ _WARNINGS = (0x0107, 0x0116)
 _EVENT_REPLY_BYTES = 64 * 1024
 _PROPOSED = (Proposed(1, COMMITMENT_PUSH_MODEL, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),)
 _DIMSE = "dimse"
+_Value = TypeVar("_Value")
 _NO_ADDRESS = "the calling AE title is none of dimse.peers"
 
 
@@ -179,21 +182,28 @@ class Reporter:
         is_of_dimse = commitment.source.door == _DIMSE
         supported: dict[str, bool] = {}
         reasons = array("H")
-        renewal = time.monotonic() + _RENEWED_SECONDS
         found = self._session.commit(commitment.references, "dimse" if is_of_dimse else "web")
-        for reference, reason in zip(commitment.references, found, strict=True):
+        for reference, reason in zip(commitment.references, self._held(commitment, found), strict=True):
+            if stopping.is_set():
+                raise _StoppedError
             if reason is Reason.NO_SUCH_INSTANCE and is_of_dimse:
                 sop_class = reference.sop_class_uid
                 if sop_class not in supported:
                     supported[sop_class] = service_of(sop_class) is Service.STORAGE
-                reason = reason if supported[sop_class] else Reason.CLASS_NOT_SUPPORTED  # noqa: PLW2901
-            reasons.append(reason)
-            if stopping.is_set():
-                raise _StoppedError
-            if time.monotonic() > renewal:
-                self.put_off(commitment.transaction_uid, _HELD_SECONDS)
-                renewal = time.monotonic() + _RENEWED_SECONDS
+                reasons.append(Reason.NO_SUCH_INSTANCE if supported[sop_class] else Reason.CLASS_NOT_SUPPORTED)
+            else:
+                reasons.append(reason)
         return reasons
+
+    def _held(self, commitment: Commitment, work: Iterable[_Value]) -> Iterator[_Value]:
+        """Work that may take long, and meanwhile the request is given to nobody else."""
+        renewal = time.monotonic() + _RENEWED_SECONDS
+        for one in work:
+            yield one
+            if time.monotonic() > renewal:
+                with contextlib.suppress(GatewayError):  # at worst somebody else does it, too
+                    self.put_off(commitment.transaction_uid, _HELD_SECONDS)
+                renewal = time.monotonic() + _RENEWED_SECONDS
 
     def _send(
         self,
@@ -214,7 +224,7 @@ class Reporter:
             ae_title=self._ae_title,
             transfer_syntax_uid=context.transfer_syntax,
         )
-        association.request_with(context.context_id, encoded, pieces)
+        association.request_with(context.context_id, encoded, self._held(commitment, pieces))
         while True:
             response = association.next_response()
             field = response.command.number(Element.COMMAND_FIELD)
@@ -234,7 +244,8 @@ class Reporter:
 
     def _put_off_failed(self, commitment: Commitment, attempts: int, reason: str) -> None:
         """Try again later, or never."""
-        extra = {"reason": reason, "address": commitment.source.address, "attempt": attempts + 1}
+        source = commitment.source
+        extra = {"reason": reason, "peer_ae": source.calling_ae, "address": source.address, "attempt": attempts + 1}
         if self.now() - commitment.requested_at >= GIVE_UP_SECONDS:
             self._session.commitments.close(commitment.transaction_uid, self.now())
             logger.error("commitment.given_up", extra=extra)

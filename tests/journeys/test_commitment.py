@@ -54,11 +54,11 @@ def test_sc4_a_request_that_was_acknowledged_is_reported_after_a_kill(tmp_path, 
                 if victim == "all":
                     gateway.process.wait(20)
                 else:
-                    report = reports.one(40)
+                    report = reports.one(120)
             assert reports.found == [] or victim == "dimse"
         if victim == "all":
             with running_gateway(data, "--workers", "1", "--peer", peer):
-                report = reports.one(40)
+                report = reports.one(120)
     assert (report.kind, report.transaction) == (2, "1.2.9.1")
     assert report.committed == UIDS
     assert report.failed == {"1.2.404": 0x0112}
@@ -71,7 +71,7 @@ def test_a_modality_stores_asks_and_is_told_in_the_same_association_and_the_figu
     reports = Reports()
     with associated(Modality(gateway), PUSH, STORAGE, evt_handlers=reports.handlers) as association:
         assert act(association, request_of("1.2.9.2", captures(UIDS))).Status == 0
-        assert reports.one().committed == UIDS
+        assert reports.one(60).committed == UIDS
         association.release()
 
     def figures():

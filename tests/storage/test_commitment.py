@@ -21,7 +21,7 @@ from tests.fix_archive import keep, open_archive
 from tests.synthetic import CT, SECONDARY_CAPTURE, image
 
 UIDS = st.text("0123456789.", min_size=1, max_size=64)
-REFERENCES = st.one_of(st.builds(Reference, UIDS, UIDS), st.builds(Reference, UIDS, UIDS, UIDS, UIDS))
+REFERENCES = st.one_of(st.tuples(UIDS, UIDS), st.tuples(UIDS, UIDS, UIDS, UIDS)).map(lambda uids: Reference(*uids))
 
 
 @given(st.lists(REFERENCES, max_size=20))

@@ -60,6 +60,16 @@ def ask_raw(peer, data_set, command=None):
     return status_of(peer)
 
 
+def receive_report(peer):
+    """The Data Set of the next message, which must be an event report."""
+    kind, value = receive_pdu(peer)
+    assert kind == 4
+    assert b"\0\0\0\1\2\0\0\0\0\1" in value, "Command Field 0100"
+    kind, value = receive_pdu(peer)
+    assert (kind, value[5]) == (4, 2), "the last fragment of a Data Set"
+    return value[6:]
+
+
 @pytest.mark.parametrize("syntax", [PUSH[1], [IMPLICIT]])
 def test_sc1_instances_that_are_kept_are_committed_to_over_the_association_that_asks(listener, syntax):
     fill(listener, [1, 2, 3])
@@ -134,18 +144,14 @@ def test_sc4_the_report_waits_until_the_association_has_come_to_rest(listener):
     for number in range(2, 6):
         content = image(8, 8, sop_instance=f"1.2.{number}")
         assert send(peer, content, sop_instance=f"1.2.{number}", context_id=3, message_id=number) == (0, "")
-    kind, value = receive_pdu(peer)
-    assert kind == 4
-    assert TRANSACTION.encode() in value or TRANSACTION.encode() in receive_pdu(peer)[1]
+    assert TRANSACTION.encode() in receive_report(peer)
 
 
 def test_sc4_a_request_that_crosses_the_report_is_answered_before_its_response(listener):
     fill(listener, [1])
     peer = raw_association(listener, PUSH, STORAGE)
     assert ask_raw(peer, data_set_bytes(TRANSACTION, captures(uids(1)))) == (0, "")
-    received = receive_pdu(peer)[1]
-    while TRANSACTION.encode() not in received:
-        received += receive_pdu(peer)[1]
+    assert TRANSACTION.encode() in receive_report(peer)
     assert send(peer, image(8, 8, sop_instance="1.2.7"), sop_instance="1.2.7", context_id=3, message_id=9) == (0, "")
     assert waiting(listener) == 1
     response = {

@@ -106,7 +106,7 @@ BAD = {
     ),
     "a sequence without an end": (TRANSACTION + element(0x00081199, "SQ", ONE, length=UNDEFINED), NotDicom, ""),
     "text": (b"GET / HTTP/1.1\r\n\r\n", NotDicom, ""),
-    "too many": (TRANSACTION + sequence(0x00081199, *[item(ONE[8:-4] + b"1.%d" % n) for n in range(4)]), TooLarge, ""),
+    "too many": (TRANSACTION + sequence(0x00081199, *(item(ONE[8:-4] + b"1.2%d" % n) for n in range(4))), TooLarge, ""),
     "nested without end": (
         TRANSACTION + element(0x00081199, "SQ", b"", length=UNDEFINED) + item(b"", length=UNDEFINED)[:8] * 50,
         NotDicom,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from prometheus_client import REGISTRY
@@ -14,12 +13,22 @@ from gateway.dimse.requestor import Peer
 from storage.commitment import Check, Commitment, Reference
 from storage.errors import StorageUnavailable, uid_digest
 from storage.model import Source
-from tests.fix_commitment import PUSH, PUSH_MODEL, TITLE, Clock, Reports, act, captures, listening, request_of
-from tests.fix_dimse import AE_TITLE, associated, settle
+from tests.fix_commitment import (
+    PUSH,
+    PUSH_MODEL,
+    TITLE,
+    Clock,
+    Reports,
+    act,
+    captures,
+    data_set_bytes,
+    listening,
+    request_of,
+)
+from tests.fix_dimse import AE_TITLE, associated, raw_association, settle
 from tests.fix_postgresql import free_port
-from tests.gateway.dimse.test_commitment_scp import TRANSACTION, path, uids, waiting
+from tests.gateway.dimse.test_commitment_scp import TRANSACTION, ask_raw, path, uids, waiting
 from tests.gateway.dimse.test_retrieve_scp import fill
-from tests.synthetic import SECONDARY_CAPTURE
 
 
 class Asking:
@@ -241,13 +250,13 @@ def test_sc6_ten_thousand_references_are_answered_in_one_report(asking):
     with listening(Reports()) as reports:
         gateway = asking(reports.port)
         fill(gateway.listener, range(1, 21))
-        numbers = range(1, 10_001)
-        asked = [(SECONDARY_CAPTURE, uid) for uid in uids(*numbers)]
-        started = time.monotonic()
-        gateway.ask(request_of(TRANSACTION, asked))
+        asked = captures(uids(*range(1, 10_001)))
+        peer = raw_association(gateway.listener, PUSH, calling=TITLE.encode())
+        assert ask_raw(peer, data_set_bytes(TRANSACTION, asked)) == (0, "")
+        peer.close()
+        assert settle(gateway.listener.is_at_rest)
         gateway.steps()
         report = reports.one(60)
-        assert time.monotonic() - started < 60
     assert report.committed == uids(*range(1, 21))
     assert set(report.failed.values()) == {0x0112}
     assert list(report.failed) == uids(*range(21, 10_001))
