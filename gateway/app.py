@@ -77,8 +77,8 @@ def open_archive(values: Settings) -> Iterator[Archive]:
             index,
             maximum_instance_bytes=values.archive.maximum_instance_bytes,
             commitment_check=Check(values.archive.commitment_check),
-            commitment_references=values.archive.commitment_references,
-            commitment_days=values.archive.commitment_days,
+            commitment_references_maximum=values.archive.commitment_references_maximum,
+            commitment_kept_seconds=values.archive.commitment_kept_seconds,
         )
 
 

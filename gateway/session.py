@@ -118,9 +118,9 @@ class Session:
         return self._archive.outbox
 
     @property
-    def commitment_references(self) -> int:
+    def commitment_references_maximum(self) -> int:
         """Most references of one request for storage commitment."""
-        return self._archive.commitment_references
+        return self._archive.commitment_references_maximum
 
     @property
     def commitments(self) -> Commitments:

@@ -65,14 +65,14 @@ class ArchiveSettings:
             "What an instance is looked at for before it is committed to: object-size, or checksum, which reads it all."
         ),
     )
-    commitment_references: int = field(
+    commitment_references_maximum: int = field(
         default=250_000,
         metadata=_doc(
             "Most references of one request for storage commitment; forty times as many are kept.", least=1, most=10**7
         ),
     )
-    commitment_days: int = field(
-        default=7,
+    commitment_kept_seconds: int = field(
+        default=604_800,
         metadata=_doc(
             "How long the answer to a request for storage commitment is kept, and its UID is known.", least=1
         ),

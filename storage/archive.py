@@ -35,7 +35,6 @@ from storage.uids import TransferSyntax, checked_uid, is_uid, transfer_syntax
 KEPT_REQUESTS = 40
 """How many of the largest requests for storage commitment are kept, or as much in smaller ones."""
 _REFERENCES_AT_ONCE = 2000
-_DAY_SECONDS = 86_400
 _STUDY, _SERIES, _SOP_INSTANCE, _SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
 
 
@@ -53,8 +52,8 @@ class Archive:
     """Store, search, retrieve, delete. Thread-safe; any number of them may share one store and one index.
 
     maximum_instance_bytes: the largest Data Set that is taken (L6). commitment_check: what an instance is looked at for
-    before it is committed to. commitment_references: most of one request; ``KEPT_REQUESTS`` times as many are kept, for
-    ``commitment_days`` after their answer.
+    before it is committed to. commitment_references_maximum: of one request; ``KEPT_REQUESTS`` times as many are kept,
+    for ``commitment_kept_seconds`` after their answer.
     """
 
     def __init__(
@@ -64,15 +63,15 @@ class Archive:
         *,
         maximum_instance_bytes: int = 4 << 30,
         commitment_check: Check = Check.OBJECT_SIZE,
-        commitment_references: int = 250_000,
-        commitment_days: int = 7,
+        commitment_references_maximum: int = 250_000,
+        commitment_kept_seconds: int = 604_800,
     ) -> None:
         self._objects = objects
         self._index = index
         self._maximum_instance_bytes = maximum_instance_bytes
         self._commitment_check = commitment_check
-        self._commitment_days = commitment_days
-        self.commitment_references = commitment_references
+        self._commitment_kept_seconds = commitment_kept_seconds
+        self.commitment_references_maximum = commitment_references_maximum
 
     def spool(self, announcement: Announcement | None = None) -> Spool:
         """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream."""
@@ -162,13 +161,13 @@ class Archive:
 
         Raises TooLarge, TransactionInUse, Overloaded, StorageUnavailable.
         """
-        if len(commitment.references) > self.commitment_references:
+        if len(commitment.references) > self.commitment_references_maximum:
             raise TooLarge("There are more references than one request may have")
         self._index.commitments.ask(
             commitment,
             due,
-            forget_before=commitment.requested_at - self._commitment_days * _DAY_SECONDS,
-            most=self.commitment_references * KEPT_REQUESTS,
+            forget_before=commitment.requested_at - self._commitment_kept_seconds,
+            most=self.commitment_references_maximum * KEPT_REQUESTS,
         )
 
     def commit(self, references: Sequence[Reference]) -> Iterator[Reason]:

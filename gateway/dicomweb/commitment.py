@@ -134,7 +134,7 @@ def _response(commitment: Commitment, media_type: str) -> Response:
 
 def _answered(session: Session, transaction_uid: str, body: bytearray, source: Source) -> Commitment:
     """Keep the request, and answer it if there is time; blocks."""
-    references = read_request(body, session.commitment_references)
+    references = read_request(body, session.commitment_references_maximum)
     now = int(time.time())
     commitment = Commitment(transaction_uid, references, source, now)
     session.ask(commitment, now + _LEFT_ALONE_SECONDS)

@@ -103,7 +103,10 @@ class CommitmentService:
         is_large = spool.size_bytes > _LARGE_BYTES
         with self.reporter.reading if is_large else contextlib.nullcontext():
             transaction_uid, references = read_request(
-                spool.data_set, spool.data_set_offset, context.transfer_syntax, self.session.commitment_references
+                spool.data_set,
+                spool.data_set_offset,
+                context.transfer_syntax,
+                self.session.commitment_references_maximum,
             )
             now = self.reporter.now()
             due = now + _LEFT_ALONE_SECONDS

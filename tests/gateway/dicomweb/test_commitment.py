@@ -254,7 +254,7 @@ def test_k2_what_was_not_asked_is_not_found(client):
 def test_k2_a_request_beyond_its_limits_is_too_large(start_gateway):
     environment = {
         "GATEWAY_HTTP__COMMITMENT_MAXIMUM_BYTES": "4096",
-        "GATEWAY_ARCHIVE__COMMITMENT_REFERENCES": "10",
+        "GATEWAY_ARCHIVE__COMMITMENT_REFERENCES_MAXIMUM": "10",
     }
     with Client(start_gateway("--workers", "1", environment=environment)).http as http:
         url = f"/commitment-requests/{new_uid()}"

@@ -224,7 +224,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_request_that_cannot_be_understood_is_refused_and_the_association_lives(listen, name):
     data_set, changed, status = REFUSED[name]
-    listener = listen(archive_options={"commitment_references": 100})
+    listener = listen(archive_options={"commitment_references_maximum": 100})
     peer = raw_association(listener, PUSH)
     assert ask_raw(peer, data_set, action(**changed))[0] == status
     assert waiting(listener) == 0
@@ -254,7 +254,7 @@ def test_who_may_not_store_may_not_ask(listen):
 
 def test_d18_a_flood_of_requests_is_bounded_and_nobody_is_told_twice(listen):
     """A hundred references and each row make a weight of 101; forty times the largest request is kept."""
-    listener = listen(archive_options={"commitment_references": 100})
+    listener = listen(archive_options={"commitment_references_maximum": 100})
     kept, refused = [], set()
     lock = threading.Lock()
 
