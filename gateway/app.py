@@ -58,6 +58,7 @@ def open_archive(values: Settings) -> Iterator[Archive]:
     """
     from storage.archive import Archive
     from storage.attributes import extended_by
+    from storage.commitment import Check
     from storage.extended import read_extended
     from storage.index import open_index
     from storage.objects import open_object_store
@@ -68,7 +69,14 @@ def open_archive(values: Settings) -> Iterator[Archive]:
         extended_by(read_extended(values.archive.extended_tags)),
         contextlib.closing(open_index(index_place(values), search_seconds=values.archive.search_seconds)) as index,
     ):
-        yield Archive(objects, index, maximum_instance_bytes=values.archive.maximum_instance_bytes)
+        yield Archive(
+            objects,
+            index,
+            maximum_instance_bytes=values.archive.maximum_instance_bytes,
+            commitment_check=Check(values.archive.commitment_check),
+            commitment_references_maximum=values.archive.commitment_references_maximum,
+            commitment_kept_seconds=values.archive.commitment_kept_seconds,
+        )
 
 
 def index_place(values: Settings) -> Path | str:
@@ -130,6 +138,10 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         indexing = threading.Thread(target=keep_complete, args=(archive.index_extended, stopping), name="indexing")
         if values.archive.extended_tags:
             indexing.start()
+        reporting = threading.Thread(
+            target=server.reporter.run, args=(stopping,), name="commitment", daemon=True
+        )  # what waits for a peer is in the outbox, and outlives it
+        reporting.start()
         session = sessions(Actor("operator", "forwarding"))
         forwarding = [
             threading.Thread(
@@ -145,14 +157,14 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         ready()
         while not stopping.wait(1.0):
             metrics.note_process("dimse")
-            if not all(thread.is_alive() for thread in (serving, *forwarding)):
+            if not all(thread.is_alive() for thread in (serving, reporting, *forwarding)):
                 stopping.set()
                 raise RuntimeError("A thread of the DIMSE process has stopped by itself")
         server.stop(values.dimse.drain_seconds)
         serving.join(_STOP_SECONDS)
         if values.archive.extended_tags:
             indexing.join(_STOP_SECONDS)
-        for thread in forwarding:
+        for thread in (reporting, *forwarding):
             thread.join(_STOP_SECONDS)
 
 

@@ -14,13 +14,16 @@ from gateway import __version__
 from gateway.dicomweb.capabilities import DESCRIBED
 from gateway.dicomweb.routes import TABLE
 from gateway.dimse import models, status
+from gateway.dimse.commitment_scp import QUIET_SECONDS
 from gateway.dimse.contexts import SERVICES, SYNTAXES, Service
 from gateway.dimse.limits import DimseLimits
+from gateway.dimse.reporting import GIVE_UP_SECONDS, PAUSES_SECONDS
 from gateway.dimse.store_scu import CONTEXTS_MAXIMUM
 from gateway.pixels.codecs import DECODED_WITH, ENCODED_WITH
 from gateway.pixels.presentation import PRESENTATION_STATES, Kind
 from storage.attributes import ATTRIBUTES, KeyType
 from storage.charsets import ENCODINGS
+from storage.commitment import Reason
 from storage.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from storage.uids import TRANSFER_SYNTAXES
 
@@ -52,8 +55,25 @@ _OF_RETRIEVE = (
     (status.OUT_OF_RESOURCES, "The index cannot be reached."),
     (status.DATA_SET_MISMATCH, "The Identifier is not one of the information model; the attribute is named."),
 )
+_OF_ACTION = (
+    (status.SUCCESS, "The request is kept, and will be reported."),
+    (status.NO_SUCH_INSTANCE, "The requested SOP Instance is not the well-known one."),
+    (status.NO_SUCH_CLASS, "The SOP Class is not that of the presentation context."),
+    (status.NO_SUCH_ACTION, "The Action Type ID is not 1."),
+    (status.INVALID_ARGUMENT, "Transaction UID or references are missing or malformed; the attribute is named."),
+    (status.MISTYPED_ARGUMENT, "The Data Set cannot be read."),
+    (status.DUPLICATE_TRANSACTION, "The Transaction UID is in use."),
+    (status.RESOURCE_LIMITATION, "Too long, too many references, too much is waiting, or storage cannot be reached."),
+)
+_OF_REPORT = (
+    (Reason.PROCESSING_FAILURE, "The instance was stored, and is missing or damaged; the operator is alerted."),
+    (Reason.NO_SUCH_INSTANCE, "There is no such instance."),
+    (Reason.CLASS_INSTANCE_CONFLICT, "The instance is of another SOP Class."),
+    (Reason.CLASS_NOT_SUPPORTED, "There is no such instance, and its SOP Class is none of Storage."),
+    (Reason.RESOURCE_LIMITATION, "The object store cannot be reached now."),
+)
 _WHAT_IS_NOT = """\
-* Storage Commitment, Modality Worklist, MPPS, Instance Availability Notification, printing, and media storage.
+* Storage Commitment as SCU, Modality Worklist, MPPS, Instance Availability Notification, printing, and media storage.
 * Extended negotiation of combined date-time matching and of time zone adjustment.
 * Lossy compression of what is kept: it would be another instance (PS3.3 §C.7.6.1.1.5).
 * Creation of instances: nothing is changed, coerced or created. What was received is what is sent.
@@ -76,6 +96,7 @@ def statement() -> str:
         _section("DIMSE: association policies", _associations()),
         _section("DIMSE: SOP Classes", _sop_classes()),
         _section("DIMSE: statuses", _statuses()),
+        _section("Storage commitment", _commitment()),
         _section("Attributes of queries", _attributes()),
         _section("DICOMweb", _dicomweb()),
         _section("Presentation states", _presentation_states()),
@@ -136,6 +157,7 @@ def _overview() -> str:
         ),
         ("Query/Retrieve: FIND", "yes, `dicomweb-gateway query`", "yes"),
         ("Query/Retrieve: MOVE, GET", "no", "yes"),
+        ("Storage Commitment: Push Model", "no", "yes"),
     ]
     web = sorted({described.name for described in DESCRIBED.values()})
     return (
@@ -196,10 +218,31 @@ def _short(syntaxes: Iterable[str]) -> str:
 def _statuses() -> str:
     rows = [
         (name, f"{code:04X}", text)
-        for name, table in (("C-STORE", _OF_STORE), ("C-FIND", _OF_FIND), ("C-MOVE, C-GET", _OF_RETRIEVE))
+        for name, table in (
+            ("C-STORE", _OF_STORE),
+            ("C-FIND", _OF_FIND),
+            ("C-MOVE, C-GET", _OF_RETRIEVE),
+            ("N-ACTION", _OF_ACTION),
+        )
         for code, text in table
     ]
     return _table(("operation", "status", "when"), rows)
+
+
+def _commitment() -> str:
+    rows = [(f"{reason:04X}", text) for reason, text in _OF_REPORT]
+    pauses = ", ".join(str(seconds // 60) for seconds in PAUSES_SECONDS)
+    return (
+        "An instance is committed to when its object in the store is as long as its row says, or has the SHA-256 of "
+        "what was received, by `archive.commitment_check`. The report, N-EVENT-REPORT of type 1 when all are committed "
+        "to and 2 otherwise, comes over the association that asked when that has been quiet for "
+        f"{QUIET_SECONDS:.0f} second; else over one to the address of the calling AE title in `dimse.peers`, for which "
+        "the role of SCP is proposed. While the peer is away or does not accept it, it is sent again after "
+        f"{pauses} minutes, from then on hourly, for {GIVE_UP_SECONDS // 3600} hours. Each instance is in it once. "
+        "Storage Media File-Set ID and UID are not looked at; Retrieve AE Title is ours.\n\n"
+        + _table(("Failure Reason", "when"), rows)
+        + "\nOver HTTP the same is answered at once, or by 202 and a later GET.\n"
+    )
 
 
 def _attributes() -> str:

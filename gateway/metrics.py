@@ -11,6 +11,8 @@ import platform
 import resource
 import sys
 import time
+from collections import Counter as TallyCounter
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -61,6 +63,19 @@ FORWARD_WAITING = Gauge(
 FORWARD_INSTANCES = Counter(
     "gateway_forward_instances_total", "Instances that were sent to a peer, or put off", ["peer", "outcome"]
 )
+COMMITMENTS = Counter(
+    "gateway_commitments_total", "Requests for storage commitment, by what became of them", ["door", "outcome"]
+)
+COMMITMENT_REFERENCES = Counter(
+    "gateway_commitment_references_total",
+    "Instances that somebody wanted to be sure of, by what was said of them: 0000 or a Failure Reason",
+    ["door", "reason"],
+)
+COMMITMENTS_WAITING = Gauge(
+    "gateway_commitments_waiting",
+    "Requests for storage commitment that are still to be answered",
+    multiprocess_mode="mostrecent",
+)
 INTEGRITY_FAILURES = Counter(
     "gateway_integrity_failures_total",
     "Stored objects that were not what their rows say, when they were read",
@@ -75,6 +90,13 @@ PROCESS_CPU_SECONDS = Gauge(
 )
 BUILD_INFO = Gauge("gateway_build_info", "What runs here; always 1", ["version", "python"], multiprocess_mode="max")
 BUILD_INFO.labels(__version__, platform.python_version()).set(1)
+
+
+def note_commitment(door: str, reasons: Iterable[int]) -> None:
+    """Count a request for storage commitment that was answered, with what was said of each instance."""
+    COMMITMENTS.labels(door, "answered").inc()
+    for reason, count in TallyCounter(reasons).items():
+        COMMITMENT_REFERENCES.labels(door, f"{reason:04X}").inc(count)
 
 
 def note_process(process: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -9,13 +10,18 @@ from functools import lru_cache
 from gateway import metrics
 from gateway.security.actor import Actor, Verb
 from storage.archive import Archive
-from storage.errors import GatewayError
+from storage.commitment import Commitment, Reason, Reference
+from storage.errors import GatewayError, uid_digest
 from storage.filemeta import Announcement
-from storage.index.base import Outbox
+from storage.index.base import Commitments, Outbox
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Instance, Lined, Receipt, Scope, Source
 from storage.spool import Spool
 from storage.stored import StoredDataSet
+
+logger = logging.getLogger(__name__)
+
+_DAMAGED_LINES = 20
 
 
 class Session:
@@ -110,6 +116,43 @@ class Session:
         """What is still to be sent to peers."""
         self.actor.permit(Verb.RETRIEVE)
         return self._archive.outbox
+
+    @property
+    def commitment_references_maximum(self) -> int:
+        """Most references of one request for storage commitment."""
+        return self._archive.commitment_references_maximum
+
+    @property
+    def commitments(self) -> Commitments:
+        """Requests for storage commitment, of everybody who may store."""
+        self.actor.permit(Verb.STORE)
+        return self._archive.commitments
+
+    def ask(self, commitment: Commitment, due: int) -> None:
+        """Keep a request for storage commitment. See ``Archive.ask``."""
+        self.actor.permit(Verb.STORE)
+        self._archive.ask(commitment, due)
+        metrics.COMMITMENTS.labels(commitment.source.door, "asked").inc()
+
+    def commit(self, references: Sequence[Reference], door: str) -> Iterator[Reason]:
+        """What can be said of each reference, in their order. See ``Archive.commit``.
+
+        An instance that was acknowledged and cannot be committed to is an alert: a line at ERROR, and a figure.
+        """
+        self.actor.permit(Verb.STORE)
+        return self._commit(references, door)
+
+    def _commit(self, references: Sequence[Reference], door: str) -> Iterator[Reason]:
+        damaged = 0
+        for reference, reason in zip(references, self._archive.commit(references), strict=True):
+            if reason is Reason.PROCESSING_FAILURE:
+                damaged += 1
+                metrics.INTEGRITY_FAILURES.labels(door).inc()
+                if damaged <= _DAMAGED_LINES:
+                    logger.error("commitment.damaged", extra={"uid_digest": uid_digest(reference.sop_instance_uid)})
+            yield reason
+        if damaged > _DAMAGED_LINES:
+            logger.error("commitment.damaged", extra={"count": damaged})
 
     def delete(self, scope: Scope) -> Sequence[Instance]:
         """Take a resource out of the archive. Raises NotFound."""

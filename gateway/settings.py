@@ -20,6 +20,7 @@ from typing import Any, cast, get_type_hints
 from urllib.parse import urlsplit
 
 from storage.attributes import by_tag
+from storage.commitment import Check
 from storage.dictionary import tag_path
 from storage.errors import BadQuery
 from storage.extended import read_extended
@@ -57,6 +58,24 @@ class ArchiveSettings:
     )
     maximum_instance_bytes: int = field(
         default=4 << 30, metadata=_doc("Largest instance that is accepted, by any door (L6).", least=1)
+    )
+    commitment_check: str = field(
+        default="object-size",
+        metadata=_doc(
+            "What an instance is looked at for before it is committed to: object-size, or checksum, which reads it all."
+        ),
+    )
+    commitment_references_maximum: int = field(
+        default=250_000,
+        metadata=_doc(
+            "Most references of one request for storage commitment; forty times as many are kept.", least=1, most=10**7
+        ),
+    )
+    commitment_kept_seconds: int = field(
+        default=604_800,
+        metadata=_doc(
+            "How long the answer to a request for storage commitment is kept, and its UID is known.", least=1
+        ),
     )
     extended_tags: tuple[str, ...] = field(
         default=(),
@@ -107,11 +126,15 @@ class HttpSettings:
     stow_maximum_part_header_bytes: int = field(
         default=4096, metadata=_doc("Longest header line of one part of a STOW request (L7).", least=64)
     )
+    commitment_maximum_bytes: int = field(
+        default=40 << 20,
+        metadata=_doc("Longest request for storage commitment; two of that length are held at once.", least=1024),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class DimseSettings:
-    """C-STORE, C-FIND, C-MOVE, C-GET and C-ECHO."""
+    """C-STORE, C-FIND, C-MOVE, C-GET, C-ECHO and storage commitment."""
 
     ae_title: str = field(default="GATEWAY", metadata=_doc("Our AE title, at most 16 characters."))
     host: str = field(default="127.0.0.1", metadata=_doc("Address to listen on."))
@@ -149,6 +172,9 @@ class DimseSettings:
     identifier_maximum_bytes: int = field(
         default=256 << 10, metadata=_doc("Longest Identifier of a query.", least=1024)
     )
+    commitment_maximum_bytes: int = field(
+        default=48 << 20, metadata=_doc("Longest Data Set of a request for storage commitment.", least=1024)
+    )
     idle_seconds: float = field(
         default=60.0, metadata=_doc("Longest silence between two messages of an association (L5).", least=0.1)
     )
@@ -169,7 +195,11 @@ class DimseSettings:
         default=1_000_000, metadata=_doc("Matches returned for one query; more end it as out of resources.", least=1)
     )
     peers: tuple[str, ...] = field(
-        default=(), metadata=_doc("Peers that instances may be sent to by C-MOVE, each AET=HOST:PORT.")
+        default=(),
+        metadata=_doc(
+            "Peers that instances may be sent to by C-MOVE, and where reports of storage commitment go, each "
+            "AET=HOST:PORT."
+        ),
     )
     forward: tuple[str, ...] = field(
         default=(),
@@ -417,12 +447,19 @@ def _check_level(value: Any) -> None:
         raise ValueError("is not one of " + ", ".join(_LEVELS))
 
 
+def _check_commitment(value: Any) -> None:
+    names = [one.value for one in Check]
+    if value not in names:
+        raise ValueError("is not one of " + ", ".join(names))
+
+
 def _check_extended_tags(value: Any) -> None:
     read_extended(value)
 
 
 # What a type cannot say. AE titles: PS3.5 §6.2
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
+    "archive.commitment_check": _check_commitment,
     "archive.extended_tags": _check_extended_tags,
     "http.public_url": _check_url,
     "http.cors_origins": _check_origins,

@@ -8,11 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from storage.commitment import Check, Commitment, Reason, Reference
 from storage.dataset import read_data_set
 from storage.entries import Identity, entry_of, identity_of, known_syntax
-from storage.errors import CorruptObject, Gone, IdentityMismatch, NotFound, StudyMismatch
+from storage.errors import (
+    CorruptObject,
+    Gone,
+    IdentityMismatch,
+    NotFound,
+    StorageUnavailable,
+    StudyMismatch,
+    TooLarge,
+)
 from storage.filemeta import Announcement
-from storage.index.base import Index, Outbox
+from storage.index.base import Commitments, Index, Outbox
 from storage.journal import Journal
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Instance, Lined, Outcome, Progress, Receipt, Scope, Source
@@ -22,18 +31,36 @@ from storage.spool import Spool
 from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax
 
+KEPT_REQUESTS = 40
+"""How many of the largest requests for storage commitment are kept, or as much in smaller ones."""
+_REFERENCES_AT_ONCE = 2000
+
 
 class Archive:
     """Store, search, retrieve, delete. Thread-safe; any number of them may share one store and one index.
 
-    maximum_instance_bytes: the largest Data Set that is taken (L6).
+    maximum_instance_bytes: the largest Data Set that is taken (L6). commitment_check: what an instance is looked at for
+    before it is committed to. commitment_references_maximum: of one request; ``KEPT_REQUESTS`` times as many are kept,
+    for ``commitment_kept_seconds`` after their answer.
     """
 
-    def __init__(self, objects: ObjectStore, index: Index, *, maximum_instance_bytes: int = 4 << 30) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        index: Index,
+        *,
+        maximum_instance_bytes: int = 4 << 30,
+        commitment_check: Check = Check.OBJECT_SIZE,
+        commitment_references_maximum: int = 250_000,
+        commitment_kept_seconds: int = 604_800,
+    ) -> None:
         self._objects = objects
         self._index = index
         self._journal = Journal(objects)
         self._maximum_instance_bytes = maximum_instance_bytes
+        self._commitment_check = commitment_check
+        self._commitment_kept_seconds = commitment_kept_seconds
+        self.commitment_references_maximum = commitment_references_maximum
 
     def spool(self, announcement: Announcement | None = None) -> Spool:
         """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream."""
@@ -160,6 +187,61 @@ class Archive:
         except NotFound as error:
             raise CorruptObject("The object of an instance is missing", uid=instance.sop_instance_uid) from error
         return StoredDataSet(instance, blob)
+
+    def ask(self, commitment: Commitment, due: int) -> None:
+        """Keep a request for storage commitment durably, to be answered from ``due`` on, in seconds since 1970.
+
+        Raises TooLarge, TransactionInUse, Overloaded, StorageUnavailable.
+        """
+        if len(commitment.references) > self.commitment_references_maximum:
+            raise TooLarge("There are more references than one request may have")
+        self._index.commitments.ask(
+            commitment,
+            due,
+            forget_before=commitment.requested_at - self._commitment_kept_seconds,
+            most=self.commitment_references_maximum * KEPT_REQUESTS,
+        )
+
+    def commit(self, references: Sequence[Reference]) -> Iterator[Reason]:
+        """What can be said of each reference, in their order, by looking at its bytes in the store.
+
+        Rows are read some thousand at a time. Raises StorageUnavailable when the index cannot be reached.
+        """
+        for start in range(0, len(references), _REFERENCES_AT_ONCE):
+            some = references[start : start + _REFERENCES_AT_ONCE]
+            found = self._index.find([one.sop_instance_uid for one in some])
+            for one in some:
+                yield self._reason(one, found.get(one.sop_instance_uid))
+
+    def _reason(self, reference: Reference, instance: Instance | None) -> Reason:
+        if instance is None:
+            return Reason.NO_SUCH_INSTANCE
+        if instance.sop_class_uid != reference.sop_class_uid:
+            return Reason.CLASS_INSTANCE_CONFLICT
+        parents = (instance.study_instance_uid, instance.series_instance_uid)
+        if reference.study_instance_uid and reference[2:] != parents:
+            return Reason.NO_SUCH_INSTANCE
+        try:
+            is_kept = self._is_kept(instance)
+        except (NotFound, CorruptObject):
+            return Reason.PROCESSING_FAILURE
+        except StorageUnavailable:
+            return Reason.RESOURCE_LIMITATION
+        return Reason.COMMITTED if is_kept else Reason.PROCESSING_FAILURE
+
+    def _is_kept(self, instance: Instance) -> bool:
+        """Whether the object is what its row says, as far as it is looked at. Raises NotFound, CorruptObject."""
+        if self._objects.size_bytes(instance.key) != instance.size_bytes:
+            return False
+        if self._commitment_check is Check.OBJECT_SIZE:
+            return True
+        with self.open(instance) as stored:
+            return stored.digest() == instance.digest
+
+    @property
+    def commitments(self) -> Commitments:
+        """Requests for storage commitment."""
+        return self._index.commitments
 
     def delete(self, scope: Scope) -> Sequence[Instance]:
         """Take a resource out of the archive; its objects stay until they are collected (R9). Raises NotFound.

@@ -8,6 +8,7 @@ GatewayError
 │   └── StudyMismatch           the Data Set belongs to another study than the request names
 ├── TooLarge                    a limit with a unit was passed: bytes, elements, depth, seconds, pixels
 ├── InstanceConflict            same SOP Instance UID, other bytes, where policy refuses them
+├── TransactionInUse            a Transaction UID that another request has
 ├── UnsupportedSOPClass
 ├── UnsupportedTransferSyntax
 ├── BadRequest                  a request that cannot be understood
@@ -90,6 +91,10 @@ class TooLarge(GatewayError):
 
 class InstanceConflict(GatewayError):
     default_reason = "Another instance with this SOP Instance UID is stored"
+
+
+class TransactionInUse(GatewayError):
+    default_reason = "The Transaction UID is in use"
 
 
 class UnsupportedSOPClass(GatewayError):

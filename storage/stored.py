@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from types import TracebackType
@@ -109,6 +110,16 @@ class StoredDataSet:
     def _kept(self) -> Iterator[bytes]:
         for at in range(self.instance.data_set_offset, self.instance.size_bytes, CHUNK_BYTES):
             yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the Data Set as it is kept: that of its row, unless it is damaged. Reads all of it.
+
+        Raises CorruptObject where it is shorter than its row says, StorageUnavailable.
+        """
+        sha256 = hashlib.sha256()
+        for piece in self._kept():
+            sha256.update(piece)
+        return sha256.hexdigest()
 
     def frame(self, table: FrameTable, number: int) -> bytes:
         """The bytes of one frame as stored: fragments joined, packed bits moved to a byte of their own."""

@@ -105,12 +105,15 @@ def running_listener(
     tls=None,
     engine=None,
     send_buffer_bytes=None,
+    clock=None,
+    archive_options=None,
     **limits,
 ):
     objects = open_object_store(folder / "objects")
     policy = {"tls": tls, "destinations": destinations} | ({} if peers is None else {"peers": peers})
+    policy |= {} if clock is None else {"clock": clock}
     with contextlib.closing(open_index((engine or ENGINES["sqlite"]).place(folder))) as index:
-        archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes)
+        archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes, **(archive_options or {}))
         bound = socket.create_server(("127.0.0.1", 0))
         if send_buffer_bytes is not None:  # what is accepted here inherits it
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)

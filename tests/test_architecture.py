@@ -19,6 +19,7 @@ READERS_OF_THE_ENVIRONMENT = {"gateway/settings.py"}
 # Where a request or message ends, or a thread that others wait for: a bug must become an answer, not a dead thread.
 EDGES = {
     "gateway/dimse/forwarding.py",
+    "gateway/dimse/reporting.py",
     "gateway/dimse/server.py",
     "gateway/dimse/status.py",
     "gateway/pixels/worker.py",

@@ -14,12 +14,13 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dicomweb import bulk, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, commitment, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.documents import ENCAPSULATED, REPORT_OFFERS
 from gateway.dicomweb.media_types import (
     DICOM,
     DICOM_JSON,
     JSON,
+    JSON_OFFERS,
     METADATA_OFFERS,
     OCTET_STREAM,
     RENDERED_OFFERS,
@@ -97,6 +98,8 @@ DESCRIBED: Mapping[Endpoint, Described] = {
     rendered.rendered: Described("RetrieveRendered", _RENDERED, (*_PICTURES, *_VIDEOS, *_DOCUMENTS)),
     rendered.rendered_frame: Described("RetrieveRendered", _RENDERED, (*_PICTURES, *_VIDEOS)),
     rendered.thumbnail: Described("RetrieveThumbnail", ("accept", "viewport"), _THUMBNAILS),
+    commitment.ask: Described("RequestCommitment", (), _texts(JSON_OFFERS), (DICOM_JSON,)),
+    commitment.result: Described("CheckCommitmentResult", (), _texts(JSON_OFFERS)),
     wado_uri.retrieve: Described(
         "RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_THUMBNAILS, *_VIDEOS, *_DOCUMENTS, DICOM)
     ),

@@ -32,6 +32,7 @@ STATUS: Mapping[type[errors.GatewayError], int] = {
     errors.InvalidInstance: 409,
     errors.TooLarge: 413,
     errors.InstanceConflict: 409,
+    errors.TransactionInUse: 409,
     errors.UnsupportedSOPClass: 409,
     errors.UnsupportedTransferSyntax: 409,
     errors.BadRequest: 400,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.dicomweb import bulk, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, commitment, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.capabilities import capabilities
 from gateway.dicomweb.responses import ALIAS, ROOT
 from gateway.routing import Endpoint, Route
@@ -12,6 +12,7 @@ _SERIES = _STUDY + "/series/{series}"
 _INSTANCE = _SERIES + "/instances/{instance}"
 _FRAMES = _INSTANCE + "/frames/{frames}"
 _URI = "/wado"
+_COMMITMENT = "/commitment-requests/{transaction}"
 
 TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/studies", qido.studies),
@@ -46,6 +47,8 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", _FRAMES, wado.frames),
     ("GET", _FRAMES + "/rendered", rendered.rendered_frame),
     ("GET", _FRAMES + "/thumbnail", rendered.thumbnail),
+    ("GET", _COMMITMENT, commitment.result),
+    ("POST", _COMMITMENT, commitment.ask),
 )
 
 

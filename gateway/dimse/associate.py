@@ -190,7 +190,7 @@ def encode_request(proposal: Proposal) -> bytes:
         uids = _item(_ABSTRACT_SYNTAX, context.abstract_syntax.encode("ascii"))
         uids += b"".join(_item(_TRANSFER_SYNTAX, uid.encode("ascii")) for uid in context.transfer_syntaxes)
         items.append(_item(_CONTEXT_PROPOSED, bytes((context.context_id, 0, 0, 0)) + uids))
-    items.append(_our_information(proposal.maximum_length, proposal.extended))
+    items.append(_our_information(proposal.maximum_length, proposal.extended, sorted(proposal.scp_roles)))
     titles = b"".join(title.encode("ascii").ljust(16) for title in (proposal.called_ae, proposal.calling_ae))
     body = proposal.protocol_version.to_bytes(2, "big") + b"\0\0" + titles + bytes(32) + b"".join(items)
     return struct.pack(">BxI", 0x01, len(body)) + body

@@ -26,6 +26,8 @@ class Field(enum.IntEnum):
     C_FIND = 0x0020
     C_MOVE = 0x0021
     C_ECHO = 0x0030
+    N_EVENT_REPORT = 0x0100
+    N_ACTION = 0x0130
     C_CANCEL = 0x0FFF
 
 
@@ -34,6 +36,7 @@ class Element(enum.IntEnum):
 
     GROUP_LENGTH = 0x0000
     AFFECTED_SOP_CLASS_UID = 0x0002
+    REQUESTED_SOP_CLASS_UID = 0x0003
     COMMAND_FIELD = 0x0100
     MESSAGE_ID = 0x0110
     MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
@@ -44,6 +47,9 @@ class Element(enum.IntEnum):
     OFFENDING_ELEMENT = 0x0901
     ERROR_COMMENT = 0x0902
     AFFECTED_SOP_INSTANCE_UID = 0x1000
+    REQUESTED_SOP_INSTANCE_UID = 0x1001
+    EVENT_TYPE_ID = 0x1002
+    ACTION_TYPE_ID = 0x1008
     REMAINING_SUB_OPERATIONS = 0x1020
     COMPLETED_SUB_OPERATIONS = 0x1021
     FAILED_SUB_OPERATIONS = 0x1022
@@ -72,6 +78,16 @@ class Command:
     def text(self, element: Element) -> str:
         """A value of VR UI or LO without padding; empty when missing. Bytes that are no ASCII become U+FFFD."""
         return self.elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
+
+    @property
+    def sop_class_uid(self) -> str:
+        """The class that is affected, or requested; empty when there is none."""
+        return self.text(Element.AFFECTED_SOP_CLASS_UID) or self.text(Element.REQUESTED_SOP_CLASS_UID)
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """The instance that is affected, or requested; empty when there is none."""
+        return self.text(Element.AFFECTED_SOP_INSTANCE_UID) or self.text(Element.REQUESTED_SOP_INSTANCE_UID)
 
     @property
     def has_data_set(self) -> bool:
@@ -131,7 +147,7 @@ def response(
     comment: str = "",
     counts: Mapping[Element, int] | None = None,
 ) -> bytes:
-    """The encoded response to ``request``, with the UIDs of the request.
+    """The encoded response to ``request``, with the UIDs of the request, whether affected or requested.
 
     offending_element: a tag. comment: ASCII, at most 64 characters, a constant. counts: of sub-operations, ascending;
     what is more than an element can hold is said to be the most it can (T2). UIDs of the request that are not
@@ -139,14 +155,14 @@ def response(
     """
     elements: dict[int, int | str | bytes] = {}
     for element, value in (
-        (Element.AFFECTED_SOP_CLASS_UID, request.text(Element.AFFECTED_SOP_CLASS_UID)),
+        (Element.AFFECTED_SOP_CLASS_UID, request.sop_class_uid),
         (Element.COMMAND_FIELD, request.number(Element.COMMAND_FIELD) | RESPONSE),
         (Element.MESSAGE_ID_BEING_RESPONDED_TO, request.number(Element.MESSAGE_ID)),
         (Element.COMMAND_DATA_SET_TYPE, _DATA_SET_FOLLOWS if has_data_set else NO_DATA_SET),
         (Element.STATUS, status),
         (Element.OFFENDING_ELEMENT, _tag(offending_element)),
         (Element.ERROR_COMMENT, comment[:64]),
-        (Element.AFFECTED_SOP_INSTANCE_UID, request.text(Element.AFFECTED_SOP_INSTANCE_UID)),
+        (Element.AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid),
     ):
         if value in ("", b"") or (element in _UIDS and not _is_echoed(str(value))):
             continue
@@ -183,6 +199,20 @@ def find_request(sop_class_uid: str, message_id: int) -> bytes:
             Element.MESSAGE_ID: message_id,
             Element.PRIORITY: 0,
             Element.COMMAND_DATA_SET_TYPE: _DATA_SET_FOLLOWS,
+        }
+    )
+
+
+def event_report_request(sop_class_uid: str, sop_instance_uid: str, message_id: int, event_type_id: int) -> bytes:
+    """The encoded N-EVENT-REPORT-RQ; its Data Set follows. PS3.7 §10.3.1.1"""
+    return encode(
+        {
+            Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+            Element.COMMAND_FIELD: Field.N_EVENT_REPORT,
+            Element.MESSAGE_ID: message_id,
+            Element.COMMAND_DATA_SET_TYPE: _DATA_SET_FOLLOWS,
+            Element.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid,
+            Element.EVENT_TYPE_ID: event_type_id,
         }
     )
 

@@ -22,6 +22,7 @@ PATIENT_STUDY_ONLY_FIND = "1.2.840.10008.5.1.4.1.2.3.1"
 PATIENT_ROOT_MOVE, PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.2", "1.2.840.10008.5.1.4.1.2.1.3"
 STUDY_ROOT_MOVE, STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
 PATIENT_STUDY_ONLY_MOVE, PATIENT_STUDY_ONLY_GET = "1.2.840.10008.5.1.4.1.2.3.2", "1.2.840.10008.5.1.4.1.2.3.3"
+COMMITMENT_PUSH_MODEL = "1.2.840.10008.1.20.1"
 
 ACCEPTED = 0
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
@@ -36,6 +37,7 @@ class Service(enum.Enum):
     QUERY = "Query/Retrieve - FIND"
     MOVE = "Query/Retrieve - MOVE"
     GET = "Query/Retrieve - GET"
+    COMMITMENT = "Storage Commitment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ SERVICES = {
     PATIENT_ROOT_GET: Service.GET,
     STUDY_ROOT_GET: Service.GET,
     PATIENT_STUDY_ONLY_GET: Service.GET,
+    COMMITMENT_PUSH_MODEL: Service.COMMITMENT,
 }
 """Abstract syntaxes that are not Storage. Every other SOP Class this door takes is one of Storage."""
 
@@ -90,7 +93,6 @@ SYNTAXES = {service: _EVERY if service is Service.STORAGE else _PLAIN for servic
 _WITHOUT_PATIENT = frozenset(
     (
         "1.2.840.10008.1.3.10",  # Media Storage Directory: not exchanged by C-STORE
-        "1.2.840.10008.1.20.1",  # Storage Commitment Push Model
         "1.2.840.10008.1.20.2",  # Storage Commitment Pull Model
         "1.2.840.10008.5.1.4.1.1.200.1",  # CT Defined Procedure Protocol
         "1.2.840.10008.5.1.4.1.1.200.3",  # Protocol Approval

@@ -28,6 +28,7 @@ class DimseLimits:
     pdu_maximum_bytes: int = _limit(128 * 1024, "Maximum length of P-DATA-TF PDUs that is announced, and enforced.")
     command_maximum_bytes: int = _limit(64 * 1024, "Length of one Command Set.")
     identifier_maximum_bytes: int = _limit(256 * 1024, "Length of the Identifier of a query.")
+    commitment_maximum_bytes: int = _limit(48 * 1024**2, "Length of the Data Set of a request for storage commitment.")
     instance_maximum_bytes: int = _limit(4 * 1024**3, "Length of the Data Set of one instance.")
     idle_seconds: float = _limit(60, "Silence between two messages of an association.")
     minimum_rate_bytes_per_second: int = _limit(4096, "Slowest pace at which a message that has begun may arrive.")

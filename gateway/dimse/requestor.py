@@ -100,11 +100,16 @@ def why_lost(error: Exception) -> str:
 
 @contextlib.contextmanager
 def requested(
-    peer: Peer, contexts: Sequence[Proposed], limits: DimseLimits, extended: Mapping[str, bytes] | None = None
+    peer: Peer,
+    contexts: Sequence[Proposed],
+    limits: DimseLimits,
+    extended: Mapping[str, bytes] | None = None,
+    scp_roles: frozenset[str] = frozenset(),
 ) -> Iterator[Requested]:
     """Associate with a peer. At the end whoever has not left it is made to: in order, or by A-ABORT after an error.
 
-    Raises OSError when nobody answers there, RejectedError, ConnectionEndedError.
+    scp_roles: SOP Classes of which we would be the SCP, and not the SCU. Raises OSError when nobody answers there,
+    RejectedError, ConnectionEndedError.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -116,7 +121,7 @@ def requested(
         stack.callback(os.close, never_written)
         connection = stack.enter_context(Connection(connected, peer.host, stopping_fd, limits.send_seconds))
         try:
-            found = _associated(connection, peer, contexts, limits, extended or {})
+            found = _associated(connection, peer, contexts, limits, extended or {}, scp_roles)
         except (ConnectionEndedError, RejectedError) as error:
             if isinstance(error, ConnectionEndedError):
                 _abort(connection, error)
@@ -136,6 +141,7 @@ def _associated(
     contexts: Sequence[Proposed],
     limits: DimseLimits,
     extended: Mapping[str, bytes],
+    scp_roles: frozenset[str],
 ) -> Requested:
     proposal = associate.Proposal(
         called_ae=peer.called_ae,
@@ -145,6 +151,7 @@ def _associated(
         contexts=tuple(contexts),
         maximum_length=limits.pdu_maximum_bytes,
         extended=extended,
+        scp_roles=scp_roles,
     )
     connection.send(associate.encode_request(proposal))
     pdu = read_associate_answer(connection, limits, time.monotonic() + limits.associate_seconds)

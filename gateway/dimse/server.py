@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway import logs, metrics
-from gateway.dimse import query_scp, requestor, retrieve_scp, storage_scp
+from gateway.dimse import commitment_scp, query_scp, requestor, retrieve_scp, storage_scp
 from gateway.dimse.admission import Admission
 from gateway.dimse.associate import (
     APPLICATION_CONTEXT_NAME,
@@ -29,10 +29,11 @@ from gateway.dimse.associate import (
     encode_rejection,
 )
 from gateway.dimse.command import RESPONSE, Element, Field
-from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DrainingError
+from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DeadlineError, DrainingError
 from gateway.dimse.contexts import Service, negotiate, scp_roles
 from gateway.dimse.limits import DimseLimits
 from gateway.dimse.models import negotiate_extended
+from gateway.dimse.reporting import Reporter
 from gateway.dimse.status import SUCCESS, UNRECOGNISED_OPERATION, Reply
 from gateway.dimse.upper_layer import (
     NOT_SPECIFIED,
@@ -115,7 +116,8 @@ class DimseServer:
     """A DIMSE listener on a bound socket, which it owns from then on.
 
     sessions: makes the Session of an Actor, once for each association. peers: who may associate, and as whom; None
-    refuses. called_ae_is_checked: reject requests for another AE title. destinations: of C-MOVE, by AE title.
+    refuses. called_ae_is_checked: reject requests for another AE title. destinations: of C-MOVE, and of reports of
+    storage commitment, by AE title; ``reporter`` is to be run for these. clock: as of ``Reporter``.
     transcoder: for peers that do not take what is stored; None sends them nothing that has to be decoded. tls: of the
     listener, None for plain TCP.
     """
@@ -132,6 +134,7 @@ class DimseServer:
         destinations: Mapping[str, requestor.Peer] | None = None,
         transcoder: Transcoder | None = None,
         tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._listener = listener
         self._ae_title = ae_title
@@ -142,6 +145,7 @@ class DimseServer:
         self._destinations = destinations or {}
         self._transcoder = transcoder
         self._tls = tls
+        self.reporter = Reporter(sessions(Actor("operator", "commitment")), self._destinations, ae_title, clock=clock)
         self._admission = Admission(limits)
         self._stopping = threading.Event()
         self._stopped_fd, self._stop_fd = os.pipe()
@@ -277,7 +281,9 @@ class DimseServer:
             limits, peer.calling_ae, extended, roles, self._destinations, self._transcoder
         )
         source = Source("dimse", peer.calling_ae, peer.address)
-        return _Conversation(association, self._sessions(actor), source, limits, queries, retrievals)
+        session = self._sessions(actor)
+        commitments = commitment_scp.CommitmentService(session, source, self.reporter, limits.commitment_maximum_bytes)
+        return _Conversation(association, session, source, limits, queries, retrievals, commitments)
 
     def _objection(self, proposal: Proposal) -> _Rejection | None:
         if not proposal.protocol_version & 1:
@@ -330,6 +336,7 @@ class _Conversation:
         limits: DimseLimits,
         queries: query_scp.QueryService,
         retrievals: retrieve_scp.RetrieveService,
+        commitments: commitment_scp.CommitmentService,
     ) -> None:
         self._association = association
         self._session = session
@@ -337,6 +344,7 @@ class _Conversation:
         self._limits = limits
         self._queries = queries
         self._retrievals = retrievals
+        self._commitments = commitments
 
     def run(self) -> None:
         """Answer messages until the association ends; raises the ConnectionEndedError that says how."""
@@ -346,16 +354,28 @@ class _Conversation:
         reason = "error"
         try:
             while True:
-                self._answer(self._association.next_request())
+                self._answer(self._next_request())
                 count += 1
         except ConnectionEndedError as end:
             reason = end.reason
             raise
         finally:
+            self._commitments.leave()
             metrics.DIMSE_ASSOCIATIONS.dec()
             seconds = time.monotonic() - started
             extra = {"reason": reason, "count": count, "ms": round(seconds * 1000), "address": self._source.address}
             logger.info("dimse.association.ended", extra=extra)
+
+    def _next_request(self) -> Request:
+        """The next request; when none comes for a moment, what was asked for by storage commitment is told first."""
+        while self._commitments.waiting:
+            try:
+                return self._association.next_request(commitment_scp.QUIET_SECONDS)
+            except DeadlineError as error:
+                if error.reason != "idle":
+                    raise
+            self._commitments.tell(self._association, self._answer)
+        return self._association.next_request()
 
     def _answer(self, request: Request) -> None:
         field = request.command.number(Element.COMMAND_FIELD)
@@ -399,6 +419,9 @@ class _Conversation:
     def retrieve(self, request: Request) -> Reply:
         return retrieve_scp.retrieve(self._association, request, self._session, self._retrievals)
 
+    def commit(self, request: Request) -> Reply:
+        return self._commitments.take(self._association, request)
+
     def unknown(self, request: Request) -> Reply:
         if request.has_data_set:
             self._discard_data_set(request)
@@ -418,9 +441,10 @@ _SERVICES: dict[tuple[Service, int], Callable[[_Conversation, Request], Reply]] 
     (Service.QUERY, Field.C_FIND): _Conversation.find,
     (Service.MOVE, Field.C_MOVE): _Conversation.retrieve,
     (Service.GET, Field.C_GET): _Conversation.retrieve,
+    (Service.COMMITMENT, Field.N_ACTION): _Conversation.commit,
 }
 
 _NAMES: dict[int, str] = {
     field: field.name.replace("_", "-")
-    for field in (Field.C_STORE, Field.C_FIND, Field.C_MOVE, Field.C_GET, Field.C_ECHO)
+    for field in (Field.C_STORE, Field.C_FIND, Field.C_MOVE, Field.C_GET, Field.C_ECHO, Field.N_ACTION)
 }

@@ -17,9 +17,16 @@ PENDING = 0xFF00
 PENDING_WITHOUT_SOME_KEYS = 0xFF01
 CANCELLED = 0xFE00
 PROCESSING_FAILURE = 0x0110
+NO_SUCH_INSTANCE = 0x0112
+INVALID_ARGUMENT = 0x0115
 INVALID_INSTANCE_UID = 0x0117
+NO_SUCH_CLASS = 0x0118
 SOP_CLASS_NOT_SUPPORTED = 0x0122
+NO_SUCH_ACTION = 0x0123
+DUPLICATE_TRANSACTION = 0x0131
 UNRECOGNISED_OPERATION = 0x0211
+MISTYPED_ARGUMENT = 0x0212
+RESOURCE_LIMITATION = 0x0213
 OUT_OF_RESOURCES = 0xA700
 CANNOT_COUNT_MATCHES = 0xA701
 CANNOT_PERFORM_SUB_OPERATIONS = 0xA702
@@ -67,6 +74,7 @@ STATUSES: dict[type[GatewayError], Row] = {
     errors.StudyMismatch: Row(DATA_SET_MISMATCH, DATA_SET_MISMATCH),
     errors.TooLarge: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
     errors.InstanceConflict: Row(0x0111, PROCESSING_FAILURE),
+    errors.TransactionInUse: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
     errors.UnsupportedSOPClass: Row(SOP_CLASS_NOT_SUPPORTED, SOP_CLASS_NOT_SUPPORTED),
     errors.UnsupportedTransferSyntax: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.BadRequest: Row(CANNOT_UNDERSTAND, DATA_SET_MISMATCH),
@@ -84,6 +92,20 @@ STATUSES: dict[type[GatewayError], Row] = {
     errors.CorruptObject: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
 }
 """One row for each class of the error tree. What is retryable is A700, so that modalities send again (ST2)."""
+
+
+OF_ACTION: dict[type[GatewayError], int] = {
+    GatewayError: PROCESSING_FAILURE,
+    errors.NotDicom: MISTYPED_ARGUMENT,
+    errors.InvalidInstance: INVALID_ARGUMENT,
+    errors.TooLarge: RESOURCE_LIMITATION,
+    errors.TransactionInUse: DUPLICATE_TRANSACTION,
+    errors.Unauthenticated: 0x0124,
+    errors.Forbidden: 0x0124,
+    errors.Overloaded: RESOURCE_LIMITATION,
+    errors.StorageUnavailable: RESOURCE_LIMITATION,
+}
+"""The status of the nearest class in answer to N-ACTION, which knows fewer of them. PS3.7 §10.1.4.1.10"""
 
 
 def _row(error: GatewayError) -> Row:
@@ -111,6 +133,11 @@ def retrieve_reply(error: GatewayError) -> Reply:
     """The response to a C-MOVE or C-GET whose matches cannot be found out. PS3.4 Tables C.4-2 and C.4-3"""
     reply = find_reply(error)
     return replace(reply, status=CANNOT_COUNT_MATCHES) if reply.status == OUT_OF_RESOURCES else reply
+
+
+def action_reply(error: GatewayError) -> Reply:
+    """The response to an N-ACTION that failed so. PS3.4 §J.3.2.1.4"""
+    return _reply(next(OF_ACTION[kind] for kind in type(error).__mro__ if kind in OF_ACTION), error)
 
 
 def attempt(work: Callable[[], _Value], reply: Callable[[GatewayError], Reply]) -> _Value | Reply:

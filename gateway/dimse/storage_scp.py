@@ -23,7 +23,7 @@ from storage.spool import Spool
 from storage.uids import is_uid
 
 
-class _Reception:
+class Reception:
     """The sink of a Data Set: writes to the spool until that fails, then lets the rest pass by.
 
     So the association survives a full disk or a broken Data Set, and the sender reads the status (F4).
@@ -34,6 +34,7 @@ class _Reception:
         self.failure: GatewayError | None = None
 
     def __call__(self, piece: memoryview) -> None:
+        """Take a piece. Raises TooLarge."""
         if self.failure is not None:
             return
         try:
@@ -86,7 +87,7 @@ def _receive(association: Association, request: Request, session: Session, sourc
         association.receive_data_set(request, discard, maximum_bytes)
         return opened
     with opened as spool:
-        reception = _Reception(spool)
+        reception = Reception(spool)
         association.receive_data_set(request, reception, maximum_bytes)
         if reception.failure is not None:
             return store_reply(reception.failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from storage.commitment import Commitment
 from storage.matching import Query
 from storage.model import (
     Answer,
@@ -141,6 +142,50 @@ class IndexUpkeep(Protocol):
 
     def put_pending(self, routes: Sequence[str], pending: Sequence[Pending]) -> None:
         """Have routes go on at the end of the feed, so that nothing is sent once more, with what they had to send."""
+
+
+class Commitments(Protocol):
+    """Requests for storage commitment, until they are answered and a while longer. Thread-safe, for any number of
+    processes. Moments are seconds since 1970.
+    """
+
+    def ask(self, commitment: Commitment, due: int, *, forget_before: int, most: int) -> None:
+        """Keep a request, to be answered from ``due`` on, in one durable transaction.
+
+        What was answered before ``forget_before`` is forgotten, and of what was answered later the oldest where more
+        than ``most`` references would be kept. Raises TransactionInUse where the UID is known, Overloaded where too
+        much is still to be answered; then nothing is done.
+        """
+        ...
+
+    def get(self, transaction_uid: str) -> Commitment | None:
+        """The request of that UID with its answer, unless it is forgotten."""
+        ...
+
+    def take(self, now: int, until: int, limit: int) -> Sequence[Parcel]:
+        """Some of what is due, the Transaction UID in the place of a SOP Instance UID; nobody is given it again
+        before ``until``.
+        """
+        ...
+
+    def claim(self, transaction_uid: str, due: int, until: int) -> bool:
+        """Let a request that is due at ``due`` be due at ``until``; False where somebody has taken it meanwhile."""
+        ...
+
+    def put_off(self, transaction_uid: str, due: int) -> None:
+        """Say when a request that is still to be answered is due; nothing otherwise."""
+        ...
+
+    def answer(self, transaction_uid: str, now: int, reasons: Sequence[int]) -> None:
+        """Keep the answer for whoever comes for it; nothing is to be done any more. The first answer stays."""
+        ...
+
+    def close(self, transaction_uid: str, now: int) -> None:
+        """Forget the references of a request about which nothing is to be done any more; its UID stays known."""
+        ...
+
+    def count(self) -> int:
+        """How many requests are still to be answered."""
         ...
 
 
@@ -161,6 +206,11 @@ class Index(Protocol):
         """The rows as those see them who look after the archive."""
         ...
 
+    @property
+    def commitments(self) -> Commitments:
+        """Requests for storage commitment."""
+        ...
+
     def add(self, entry: Entry) -> Receipt:
         """Insert the instance, its parents, its counts and one change, in one durable transaction; then return.
 
@@ -173,8 +223,8 @@ class Index(Protocol):
         """
         ...
 
-    def find(self, sop_instance_uid: str) -> Instance | None:
-        """The current instance of that UID, wherever it is."""
+    def find(self, sop_instance_uids: Sequence[str]) -> Mapping[str, Instance]:
+        """The current instances of those UIDs, wherever they are, by UID; some thousands of them in one statement."""
         ...
 
     def search(self, query: Query) -> Sequence[Answer]:

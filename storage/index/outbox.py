@@ -38,6 +38,12 @@ _REMOVE = "DELETE FROM outbox WHERE route = ? AND sop_instance_uid = ? AND attem
 _COUNT = "SELECT count(*) FROM outbox WHERE route = ?"
 
 
+def put(connection: Connection, route: str, scopes: Sequence[Scope], due: int) -> None:
+    """Put something in, in the transaction of whoever found it."""
+    rows = [(route, one.sop_instance_uid, one.study_instance_uid, one.series_instance_uid, due) for one in scopes]
+    connection.executemany(_PUT, rows)
+
+
 class RelationalOutbox:
     """``storage.index.base.Outbox`` in the database of an index. See there for the promises."""
 
@@ -55,12 +61,11 @@ class RelationalOutbox:
 
     def advance(self, route: str, after: int, to: int, scopes: Sequence[Scope], due: int) -> bool:
         """See ``Outbox.advance``."""
-        rows = [(route, one.sop_instance_uid, one.study_instance_uid, one.series_instance_uid, due) for one in scopes]
 
         def move(connection: Connection) -> bool:
             if connection.execute(_ADVANCE, (to, route, after)).rowcount == 0:
                 return False
-            connection.executemany(_PUT, rows)
+            put(connection, route, scopes, due)
             return True
 
         return self._write(move)

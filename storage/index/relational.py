@@ -5,7 +5,7 @@ Which database that is, is the engine's affair; the statements are the same but 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import orjson
 from storage.attributes import table
 from storage.index import probes
 from storage.index.batch import Batch, row_of
+from storage.index.commitments import RelationalCommitments
 from storage.index.committer import Committer
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
@@ -51,10 +52,11 @@ from storage.model import (
     Receipt,
     Scope,
 )
+from storage.uids import is_uid
 
 DOCUMENTS_AT_ONCE = 64
 _FEW_INSTANCES = 64
-_FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constants
+_FIND = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE "  # noqa: S608 - constants
 _SELECT_DOCUMENT = (
     f"SELECT instance.instance_order, document.metadata, document.frame_table, document.bulk, {INSTANCE_COLUMNS} "  # noqa: S608 - constants
     f"FROM {INSTANCE_TABLES} JOIN document ON document.instance = instance.id"
@@ -80,7 +82,7 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    outbox, upkeep: see ``Index``. queue_capacity: stores that may wait for a commit.
+    outbox, commitments, upkeep: see ``Index``. queue_capacity: stores that may wait for a commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
@@ -88,6 +90,7 @@ class RelationalIndex:
         self._committer = Committer(engine, Batch, capacity=queue_capacity)
         self.outbox = RelationalOutbox(engine, self._committer)
         self.upkeep = RelationalUpkeep(engine, self._committer)
+        self.commitments = RelationalCommitments(engine, self._committer, self.outbox)
         try:
             self._register()
         except BaseException:
@@ -111,10 +114,12 @@ class RelationalIndex:
         """See ``Index.delete``."""
         return self._committer.run(lambda batch: batch.delete(scope))
 
-    def find(self, sop_instance_uid: str) -> Instance | None:
+    def find(self, sop_instance_uids: Sequence[str]) -> Mapping[str, Instance]:
         """See ``Index.find``."""
-        rows = self._rows(_FIND, (sop_instance_uid,))
-        return Instance(*rows[0]) if rows else None
+        known = [uid for uid in sop_instance_uids if is_uid(uid)]
+        condition, parameters = self._engine.dialect.equals_any("instance.sop_instance_uid", known)
+        found = [Instance(*row) for row in self._rows(_FIND + condition, parameters)]
+        return {instance.sop_instance_uid: instance for instance in found}
 
     def search(self, query: Query) -> Sequence[Answer]:
         """See ``Index.search``. Of ``storage.index.sql`` for the order, ``storage.index.probes`` for the way."""

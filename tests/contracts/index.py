@@ -390,9 +390,19 @@ class IndexContract:
         assert receipt.outcome is Outcome.STORED
         assert receipt.instance == one.instance
         assert receipt.warnings == ()
-        assert index.find(one.instance.sop_instance_uid) == one.instance
+        assert index.find([one.instance.sop_instance_uid]) == {one.instance.sop_instance_uid: one.instance}
         assert studies(index, PatientID="P1") == [uid(1)]
         assert_counts_equal_rows(index)
+
+    def test_thousands_of_instances_are_found_at_once_and_what_is_no_uid_is_not(self, index):
+        there = entries(studies=3, series=2, instances=5)
+        for one in there:
+            index.add(one)
+        uids = [one.instance.sop_instance_uid for one in there]
+        asked = [*uids, uids[0], *(uid(number, "9") for number in range(4000)), "", "\x00", "1.2'; --"]
+        found = index.find(asked)
+        assert found == {one.instance.sop_instance_uid: one.instance for one in there}
+        assert index.find([]) == {}
 
     def test_what_was_derived_at_ingest_comes_back_as_it_was(self, index):
         index.add(one := entry())
@@ -414,7 +424,7 @@ class IndexContract:
                 other.add(entry(100 + number, 100 + number, 100 + number))
                 assert uid(100 + number) in studies(one, PatientID="P1")
                 other.delete(study_scope(number))
-                assert one.find(uid(number, "3")) is None
+                assert one.find([uid(number, "3")]) == {}
                 assert one.is_deleted(study_scope(number))
 
     def test_sending_again_is_a_duplicate_and_changes_nothing(self, index):
@@ -432,7 +442,7 @@ class IndexContract:
         for _ in range(2):
             receipt = index.add(entry(content="other", PatientName="Other"))
             assert (receipt.outcome, receipt.instance) == (Outcome.CONFLICT, first)
-        assert index.find(first.sop_instance_uid) == first
+        assert index.find([first.sop_instance_uid]) == {first.sop_instance_uid: first}
         assert studies(index, PatientName="other") == []
         assert_counts_equal_rows(index)
 
@@ -542,7 +552,7 @@ class IndexContract:
             receipts = list(pool.map(store, range(32)))
         assert sum(receipt.outcome is Outcome.STORED for receipt in receipts) == 1
         assert sum(receipt.outcome is Outcome.CONFLICT for receipt in receipts) == 31
-        assert {receipt.instance for receipt in receipts} == {index.find(uid(1, "3"))}
+        assert {receipt.instance for receipt in receipts} == set(index.find([uid(1, "3")]).values())
 
     def test_readers_never_see_counts_that_differ_from_rows_while_others_write(self, index):
         stop = threading.Event()
@@ -575,7 +585,7 @@ class IndexContract:
         assert [one.scope for one in removed] == [scope]
         assert index.is_deleted(scope)
         assert not index.is_deleted(series_scope(1, 1001))
-        assert index.find(scope.sop_instance_uid) is None
+        assert index.find([scope.sop_instance_uid]) == {}
         assert_counts_equal_rows(index)
 
     def test_deleting_the_last_instance_takes_series_and_study_along(self, index):

@@ -125,7 +125,7 @@ class Served:
         return list(self.folder.rglob("*" + SPOOL_SUFFIX))
 
     def data_set_bytes(self, sent):
-        instance = self.index.find(sent.sop)
+        instance = self.index.find([sent.sop]).get(sent.sop)
         if instance is None:
             return None
         with self.objects.open(instance.key) as blob:
@@ -334,7 +334,7 @@ def test_one_bad_part_never_aborts_the_rest(served):
     assert list(answer.failed.values())[1:] == [0xA900]
     assert answer.others == [0xC000, 0xC000]
     assert answer.module["00081190"]["Value"] == [f"{served.url}/studies/{study}"]
-    assert served.index.find(other.sop) is None
+    assert served.index.find([other.sop]) == {}
 
 
 def test_a_part_of_another_type_fails_alone(served):
@@ -440,7 +440,7 @@ def test_whatever_put_fails_exactly_what_is_acknowledged_is_kept(served):
         answer = served.post(multipart_body(*sent))
         assert len(answer.stored) == number - 1
         assert answer.status == (503 if number == 1 else 202)
-        kept = [one.sop for one in sent if served.index.find(one.sop) is not None]
+        kept = [one.sop for one in sent if served.index.find([one.sop])]
         assert kept == answer.stored
         assert served.waiting_files() == []
 
@@ -461,7 +461,7 @@ def test_a_client_that_goes_away_leaves_no_file_and_no_half_instance(served):
         while served.waiting_files():
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        assert served.index.find(second.sop) is None
+        assert served.index.find([second.sop]) == {}
         assert served.data_set_bytes(first) in (None, first.data_set)
     assert served.post(body).status == 200
 
