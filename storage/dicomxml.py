@@ -147,7 +147,7 @@ class _Node:
     content: dict[str, JsonElement] = field(default_factory=dict)
 
 
-def read_native_model(document: bytes) -> dict[str, JsonElement]:
+def read_native_model(document: bytes | bytearray) -> dict[str, JsonElement]:
     """The Data Set of a document, in the DICOM JSON Model; numbers are text, as they stand there.
 
     Private attributes whose block is left out of their tag come back to the block of their Private Creator, which gets

@@ -140,10 +140,10 @@ class Submission:
             await asyncio.gather(self._writing, return_exceptions=True)
 
 
-def _texts(kind: str, raw: bytearray) -> Iterator[bytes]:
+def _texts(kind: str, raw: bytearray) -> Iterator[bytes | bytearray]:
     """The metadata of each instance in a part: all of it in XML, the objects of an array in JSON. PS3.18 §10.5.1.4"""
     if kind == DICOM_XML:
-        yield bytes(raw)
+        yield raw
         return
     if sum(raw.count(character) for character in b"[{,") > MAXIMUM_NODES:
         raise TooLarge("The metadata of the request has more elements than the limit")
@@ -165,7 +165,7 @@ def _texts(kind: str, raw: bytearray) -> Iterator[bytes]:
 class Draft:
     """One instance that is to be: its metadata as text, and the bulk data parts of its request."""
 
-    def __init__(self, text: bytes, kind: str, bulk: BulkParts) -> None:
+    def __init__(self, text: bytes | bytearray, kind: str, bulk: BulkParts) -> None:
         self._text = text
         self._kind = kind
         self._bulk = bulk
