@@ -163,7 +163,7 @@ def read_native_model(document: bytes | bytearray) -> dict[str, JsonElement]:
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = _refuse_declaration
     try:
         parser.Parse(document, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the others for encodings that nobody knows
         raise NotDicom("The XML is malformed") from error
     return reader.data_set
 

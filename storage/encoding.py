@@ -87,6 +87,17 @@ def encapsulated(frames: Sequence[Content]) -> Content:
     return Content(UNDEFINED, chunks)
 
 
+def items(content: Content, tail: bytes) -> Content:
+    """Compressed Pixel Data that comes as its items. tail: its last eight bytes; pydicom leaves the delimiter out."""
+    missing = b"" if tail == _SEQUENCE_ENDS else _SEQUENCE_ENDS
+
+    def chunks() -> Iterator[bytes]:
+        yield from content.chunks()
+        yield missing
+
+    return Content(UNDEFINED, chunks)
+
+
 def joined(contents: Sequence[Content]) -> Content:
     """One value from several, one behind the other."""
 

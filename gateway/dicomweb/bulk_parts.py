@@ -18,7 +18,7 @@ from types import MappingProxyType
 from gateway.dicomweb.media_types import OCTET_STREAM
 from gateway.pixels.codestreams import Described, codestream_range, described, frame_ranges
 from storage.attachments import Attachments
-from storage.encoding import UNDEFINED, Content, encapsulated, joined
+from storage.encoding import Content, encapsulated, items, joined
 from storage.errors import BadRequest, GatewayError, InvalidInstance, Undecodable, UnsupportedTransferSyntax
 from storage.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS, TRANSFER_SYNTAXES
 from storage.uids import transfer_syntax as syntax_of
@@ -115,9 +115,8 @@ class BulkParts:
     def nested_pixels(self, uri: str, *, is_encapsulated: bool) -> Content:
         """Pixel Data of an icon: native, or the items that bulk data of one is. Raises what ``value`` raises."""
         content, _ = self.value(uri, PIXEL_DATA)
-        if is_encapsulated and next(content.chunks(), b"").startswith(_ITEM_TAG):
-            return Content(UNDEFINED, content.chunks)
-        return content
+        part = self._by_location[uri][0]
+        return self._items(part) if is_encapsulated and self._read(part, 0, 4) == _ITEM_TAG else content
 
     def pixels(self, uri: str, number_of_frames: int, known_uid: str) -> PixelContent:
         """Pixel Data of an image: one part, or one for each frame.
@@ -141,7 +140,7 @@ class BulkParts:
                 raise UnsupportedTransferSyntax("Bulk data is little endian", tag=PIXEL_DATA)
             return PixelContent(joined(list(map(self._content, parts))), EXPLICIT_VR_LITTLE_ENDIAN)
         if media_type == OCTET_STREAM and first == _ITEM_TAG and len(parts) == 1:
-            return PixelContent(Content(UNDEFINED, self._content(parts[0]).chunks), row.uid)
+            return PixelContent(self._items(parts[0]), row.uid)
         if media_type not in _COMPRESSED and media_type != OCTET_STREAM:
             raise UnsupportedTransferSyntax("No transfer syntax has pixels of this media type", tag=PIXEL_DATA)
         if not row.is_encapsulated and named_uid:
@@ -222,6 +221,10 @@ class BulkParts:
 
     def _read(self, part: BulkPart, start: int, end: int) -> bytes:
         return self._read_between(part.start, part.end, start, end)
+
+    def _items(self, part: BulkPart) -> Content:
+        size_bytes = part.end - part.start
+        return items(self._content(part), self._read(part, max(0, size_bytes - 8), size_bytes))
 
     def _content(self, part: BulkPart) -> Content:
         return self._range(part.start, part.end)

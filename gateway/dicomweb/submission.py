@@ -22,7 +22,7 @@ from gateway.http import in_waiting_thread
 from storage.attachments import Attachments
 from storage.dataset import MAXIMUM_DEPTH
 from storage.dicomxml import read_native_model
-from storage.encoding import UNDEFINED, Content, encoded_data_set, values_of
+from storage.encoding import Content, encoded_data_set, items, values_of
 from storage.errors import BadRequest, InvalidInstance, TooComplex, TooLarge, UnsupportedMediaType
 from storage.filemeta import Announcement
 from storage.model import JsonElement
@@ -181,7 +181,7 @@ class Draft:
         contents: dict[str, Content] = {}
         uid = self._refer_pixels(model, contents)
         is_encapsulated = transfer_syntax(uid).is_encapsulated
-        for depth, tag, element in _references(model, 0):
+        for depth, tag, element in list(_references(model, 0)):
             uri = element["BulkDataURI"]
             if not isinstance(uri, str):
                 raise InvalidInstance("A BulkDataURI is no text", tag=tag)
@@ -234,7 +234,7 @@ def _refer_inline_items(model: Model, element: JsonElement, known_uid: str, cont
         raw = b64decode(inline, validate=True)
     except ValueError as error:
         raise InvalidInstance("A value is none of its Value Representation", tag=PIXEL_DATA) from error
-    contents[_INLINE_PIXELS] = Content(UNDEFINED, lambda: iter((raw,)))
+    contents[_INLINE_PIXELS] = items(Content(len(raw), lambda: iter((raw,))), raw[-8:])
     model[PIXEL_DATA] = {"vr": "OB", "BulkDataURI": _INLINE_PIXELS}
     return known_uid
 
@@ -253,10 +253,9 @@ def _text(model: Model, tag: str) -> str:
 
 
 def _number_of_frames(model: Model) -> int:
+    """0 where it is not said, or is no number, as of some writers: then there are as many as have come."""
     text = _text(model, "00280008")
-    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InvalidInstance("The number of frames is no number", tag="00280008")
-    return int(text or 0)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _references(model: Model, depth: int) -> Iterator[tuple[int, str, Any]]:

@@ -10,14 +10,18 @@ import json
 import subprocess
 import warnings
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian
 
 from tests.fix_corpus import sources
 from tests.fix_samples import MANIFEST, SAMPLES
 from tests.fix_store import JSON, XML, part, parts_of
+from tests.storage.test_dicomxml import in_utf_8
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of values that it would not write
 
 AS_STORED = "application/dicom; transfer-syntax=*"
 PIXELS = {0x7FE00010}
@@ -45,10 +49,18 @@ def frames_of(data_set):
     syntax = UID(data_set.file_meta.TransferSyntaxUID)
     if "PixelData" not in data_set:
         return []
+    if syntax == ExplicitVRBigEndian and data_set.BitsAllocated == 16:
+        return [np.frombuffer(data_set.PixelData, ">u2").astype("<u2").tobytes()]
     if not syntax.is_encapsulated:
         return [data_set.PixelData]
     number = int(data_set.get("NumberOfFrames") or 1)
-    return [frame.rstrip(b"\0") for frame in generate_frames(data_set.PixelData, number_of_frames=number)]
+    return [codestream(frame) for frame in generate_frames(data_set.PixelData, number_of_frames=number)]
+
+
+def codestream(frame):
+    """Without padding, and without the boxes of a JP2 file that do not belong into DICOM."""
+    start = frame.find(b"\xff\x4f\xff\x51") if frame[4:8] == b"jP  " else 0
+    return frame[start:].rstrip(b"\0")
 
 
 def differences(before, after, path=""):
@@ -72,12 +84,21 @@ def plain(element):
     value = element.value
     if element.VR in ("DS", "IS") and element.value not in (None, ""):
         values = [value] if element.VM == 1 else value
-        return [None if one in (None, "") else float(one) for one in values]
+        return [number(one) for one in values]
     if isinstance(value, bytes):
         return value.rstrip(b"\0")
     if isinstance(value, str) or value is None:
         return (value or "").rstrip(" \0")
+    if element.VR == "PN":
+        return [str(one).rstrip("^=") for one in (value if element.VM > 1 else [value])]
     return [str(one).strip() for one in value] if element.VM > 1 else str(value).strip()
+
+
+def number(value):
+    try:
+        return None if value in (None, "") else float(value)
+    except ValueError:
+        return str(value)
 
 
 def assert_same(before, after):
@@ -134,9 +155,10 @@ UNCOMPRESSED = sorted(
 
 @pytest.mark.needs("dcm2json")
 @pytest.mark.parametrize("name", UNCOMPRESSED)
-def test_what_dcm2json_makes_of_a_file_is_stored(taking, name):
+def test_what_dcm2json_makes_of_a_file_is_stored(taking, tmp_path, name):
     before = read((SAMPLES / name).read_bytes())
-    run = subprocess.run(["dcm2json", "+fc", SAMPLES / name], capture_output=True, check=True)
+    path = in_utf_8(SAMPLES / name, tmp_path / "one.dcm")
+    run = subprocess.run(["dcm2json", path], capture_output=True, check=True)
     model = json.loads(run.stdout)
     answer = taking.post([part(model, JSON)])
     assert answer.status in (200, 202), answer.words
@@ -145,7 +167,12 @@ def test_what_dcm2json_makes_of_a_file_is_stored(taking, name):
     assert_same(before, after)
 
 
-@pytest.mark.parametrize("name", sorted(MANIFEST))
+LITTLE_ENDIAN = [
+    name for name in sorted(MANIFEST) if "big_endian" not in name
+]  # pydicom does not turn their bytes round
+
+
+@pytest.mark.parametrize("name", LITTLE_ENDIAN)
 def test_what_pydicom_makes_of_a_file_is_stored(taking, name):
     before = read((SAMPLES / name).read_bytes())
     model = {**before.file_meta.to_json_dict(), **before.to_json_dict(bulk_data_threshold=1 << 30)}

@@ -179,7 +179,7 @@ def as_text(model):
         if element["vr"] == "SQ":
             values = values and [as_text(item) for item in values]
         elif values and element["vr"] != "PN":
-            values = [None if value is None else str(value) for value in values]
+            values = [None if value in (None, "") else str(value) for value in values]
         text[tag] = {**element, "Value": values} if values else {key: element[key] for key in element if key != "Value"}
     return text
 

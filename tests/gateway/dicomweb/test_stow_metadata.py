@@ -16,7 +16,7 @@ from PIL import Image
 
 from storage.dicomxml import native_model
 from tests.fix_store import JSON, XML, Answered, metadata, part
-from tests.gateway.pixels.synthetic import jpeg2000
+from tests.gateway.pixels.synthetic import jpeg2000, noise
 
 PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 _NUMBERS = itertools.count(1)
@@ -53,7 +53,7 @@ def refers(uri, vr="OB"):
     return {"vr": vr, "BulkDataURI": uri}
 
 
-def picture(seed=1, size=(24, 16), kind="JPEG", mode="L", **options):
+def picture(seed=1, size=(64, 48), kind="JPEG", mode="L", **options):
     values = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3) if mode == "RGB" else size[::-1])
     stream = io.BytesIO()
     Image.fromarray(values.astype(np.uint8), mode).save(stream, kind, **options)
@@ -103,7 +103,7 @@ def test_many_instances_come_in_one_request(taking, kind):
     every = [{**uids(), "study": study["study"]} for _ in range(12)]
     models = [metadata(**one, t00420011=refers(f"d{number}")) for number, one in enumerate(every)]
     texts = [part(models, JSON)] if kind == JSON else [part(native_model(model), XML) for model in models]
-    documents = [part(b"%PDF-%02d" % number, OCTETS, f"d{number}") for number in range(12)]
+    documents = [part(f"%PDF-{number:02d}".encode(), OCTETS, f"d{number}") for number in range(12)]
     answer = taking.post([*texts, *documents], kind, study=f"/{study['study']}")
     assert (answer.status, answer.stored) == (200, [one["sop"] for one in every])
     assert answer.module["00081190"]["Value"][0].endswith(f"/studies/{study['study']}")
@@ -147,7 +147,7 @@ def test_s12_frames_come_a_part_each_in_the_order_of_their_locations(taking):
     ):
         one = uids()
         uri = "http://h/instances/1/bulkdata/7FE00010" if locations[0].startswith("http") else "p"
-        model = metadata(**one, **described(16, 24, frames=3, t7FE00010=refers(uri)))
+        model = metadata(**one, **described(48, 64, frames=3, t7FE00010=refers(uri)))
         kind = "image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.50"
         named = list(zip(frames, locations, strict=True))
         parts = [part(frame, kind, place) for frame, place in (named if locations[0] == "p" else named[::-1])]
@@ -161,9 +161,9 @@ def test_s12_frames_come_a_part_each_in_the_order_of_their_locations(taking):
 @pytest.mark.parametrize("media_type", ["image/jpeg", "image/jp2"])
 def test_frames_one_behind_the_other_in_one_part_are_told_apart(taking, media_type):
     one = uids()
-    images = [np.random.default_rng(seed).integers(0, 255, (16, 24)).astype(np.uint8) for seed in range(4)]
+    images = [np.random.default_rng(seed).integers(0, 255, (48, 64)).astype(np.uint8) for seed in range(4)]
     frames = [picture(seed) if media_type == "image/jpeg" else jpeg2000(image) for seed, image in enumerate(images)]
-    model = metadata(**one, **described(16, 24, frames=4, t7FE00010=refers("p")))
+    model = metadata(**one, **described(48, 64, frames=4, t7FE00010=refers("p")))
     answer = taking.post([part([model], JSON), part(b"".join(frames), media_type, "p")])
     assert answer.status == 200, answer.words
     assert frames_of(taking.file(one["sop"]), 4) == [frame.rstrip(b"\0") for frame in frames]
@@ -172,14 +172,18 @@ def test_frames_one_behind_the_other_in_one_part_are_told_apart(taking, media_ty
 SYNTAXES = [
     ("image/jpeg", picture, "1.2.840.10008.1.2.4.50"),
     ("image/jpg", picture, "1.2.840.10008.1.2.4.50"),
-    ("image/jp2", lambda: jpeg2000(np.zeros((16, 24), np.uint8)), "1.2.840.10008.1.2.4.90"),
-    ("image/jp2", lambda: jpeg2000(np.zeros((16, 24), np.uint8), codec_format=1), "1.2.840.10008.1.2.4.90"),
+    ("image/jp2", lambda: jpeg2000(np.zeros((48, 64), np.uint8)), "1.2.840.10008.1.2.4.90"),
+    ("image/jp2", lambda: jpeg2000(np.zeros((48, 64), np.uint8), codec_format=1), "1.2.840.10008.1.2.4.90"),
     ("image/dicom-rle", lambda: struct.pack("<16I", 1, 64, *[0] * 14) + b"\0\1", "1.2.840.10008.1.2.5"),
     ("image/x-dicom-rle", lambda: struct.pack("<16I", 1, 64, *[0] * 14) + b"\0\1", "1.2.840.10008.1.2.5"),
     ("video/mpeg", lambda: b"\0\0\1\xb3" * 20, "1.2.840.10008.1.2.4.100"),
     ("video/mp4", lambda: b"\0\0\0\x18ftypmp42" * 20, "1.2.840.10008.1.2.4.102"),
     ("image/jxl; transfer-syntax=1.2.840.10008.1.2.4.112", lambda: b"\xff\n" * 9, "1.2.840.10008.1.2.4.112"),
-    ("application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1.98", lambda: b"12" * 192, "1.2.840.10008.1.2.1.98"),
+    (
+        "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1.98",
+        lambda: b"12" * 1536,
+        "1.2.840.10008.1.2.1.98",
+    ),
     ("image/jls; transfer-syntax=1.2.840.10008.1.2.4.81", lambda: b"\xff\xd8\xff", "1.2.840.10008.1.2.4.81"),
 ]
 
@@ -187,7 +191,7 @@ SYNTAXES = [
 @pytest.mark.parametrize(("media_type", "make", "uid"), SYNTAXES, ids=[f"{row[0]} {row[2]}" for row in SYNTAXES])
 def test_the_transfer_syntax_is_that_of_the_media_type_its_parameter_or_the_header(taking, media_type, make, uid):
     one = uids()
-    model = metadata(**one, **described(16, 24, t7FE00010=refers("p")))
+    model = metadata(**one, **described(48, 64, t7FE00010=refers("p")))
     answer = taking.post([part([model], JSON), part(make(), media_type, "p")])
     assert answer.status in (200, 202), answer.words
     assert answer.stored == [one["sop"]]
@@ -196,7 +200,7 @@ def test_the_transfer_syntax_is_that_of_the_media_type_its_parameter_or_the_head
 
 def test_a_jp2_file_is_stored_without_its_boxes(taking):
     one = uids()
-    values = np.random.default_rng(5).integers(0, 255, (16, 24)).astype(np.uint8)
+    values = np.random.default_rng(5).integers(0, 255, (48, 64)).astype(np.uint8)
     model = metadata(**one, t7FE00010=refers("p"))
     answer = taking.post([part([model], JSON), part(jpeg2000(values, codec_format=1), "image/jp2", "p")])
     assert answer.status == 200, answer.words
@@ -210,7 +214,7 @@ def test_compressed_pixels_within_the_metadata_keep_their_items(taking):
     data_set = pydicom.Dataset()
     data_set.PixelData = pydicom.encaps.encapsulate([picture(1), picture(2)])
     inline = base64.b64encode(data_set.PixelData + b"\xfe\xff\xdd\xe0\0\0\0\0").decode()
-    model = metadata(**one, **described(16, 24, frames=2, t7FE00010={"vr": "OB", "InlineBinary": inline}))
+    model = metadata(**one, **described(48, 64, frames=2, t7FE00010={"vr": "OB", "InlineBinary": inline}))
     model["00083002"] = {"vr": "UI", "Value": ["1.2.840.10008.1.2.4.50"]}
     answer = taking.post([part([model], JSON)])
     assert answer.status == 200, answer.words
@@ -224,7 +228,7 @@ FILLED = [
     ("colour JPEG", "image/jpeg", lambda: picture(mode="RGB"), (3, 8, "YBR_FULL_422")),
     ("colour JPEG, all of it", "image/jpeg", lambda: picture(mode="RGB", subsampling=0), (3, 8, "YBR_FULL")),
     ("JPEG of RGB", "image/jpeg", lambda: picture(mode="RGB", keep_rgb=True), (3, 8, "RGB")),
-    ("JPEG 2000", "image/jp2", lambda: jpeg2000(np.zeros((16, 24), np.uint16)), (1, 16, "MONOCHROME2")),
+    ("JPEG 2000", "image/jp2", lambda: jpeg2000(noise((48, 64), np.uint16)), (1, 16, "MONOCHROME2")),
 ]
 
 
@@ -236,12 +240,12 @@ def test_s12_an_image_of_a_consumer_type_needs_no_image_pixel_attributes(taking,
     found = taking.file(one["sop"])
     samples, bits, photometric = expected
     assert (found.SamplesPerPixel, found.BitsStored, found.PhotometricInterpretation) == (samples, bits, photometric)
-    assert (found.Rows, found.Columns, found.HighBit, found.PixelRepresentation) == (16, 24, bits - 1, 0)
+    assert (found.Rows, found.Columns, found.HighBit, found.PixelRepresentation) == (48, 64, bits - 1, 0)
     assert (found.BitsAllocated, found.get("PlanarConfiguration")) == (
         8 if bits == 8 else 16,
         0 if samples == 3 else None,
     )
-    assert found.pixel_array.shape[:2] == (16, 24)
+    assert found.pixel_array.shape[:2] == (48, 64)
     rendered = taking.client.get(
         f"/studies/{one['study']}/series/{one['series']}/instances/{one['sop']}/rendered",
         headers={"Accept": "image/png"},
@@ -297,7 +301,7 @@ ALONE = [
     ),
     (
         "too few frames",
-        described(16, 24, frames=3, t7FE00010=refers("p")),
+        described(48, 64, frames=3, t7FE00010=refers("p")),
         [(picture(), "image/jpeg", "p")] * 2,
         409,
         "many",
@@ -411,8 +415,8 @@ def test_s10_the_same_again_is_a_success_and_other_content_a_warning(taking):
 
 def test_s8_pixels_that_are_missing_are_a_warning(taking):
     one = uids()
-    model = metadata(**one, **described(16, 24, frames=2, t7FE00010=refers("p")))
-    answer = taking.post([part([model], JSON), part(bytes(16 * 24), OCTETS, "p")])
+    model = metadata(**one, **described(48, 64, frames=2, t7FE00010=refers("p")))
+    answer = taking.post([part([model], JSON), part(bytes(48 * 64), OCTETS, "p")])
     assert (answer.status, answer.stored) == (202, [one["sop"]])
     assert answer.module["00081199"]["Value"][0]["00081196"]["Value"] == [0xB007]
 

@@ -17,9 +17,11 @@ from storage.errors import Undecodable
 from tests.gateway.pixels.synthetic import jpeg, jpeg2000, noise
 
 PREFIX = "1.2.840.10008.1.2.4."
-GREY = noise((16, 24), np.uint8)
-COLOUR = noise((16, 24, 3), np.uint8)
-WIDE = noise((16, 24), np.uint16)
+GREY = noise((48, 64), np.uint8)
+COLOUR = noise((48, 64, 3), np.uint8)
+WIDE = noise((48, 64), np.uint16)
+SMOOTH = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 16  # CharLS has no room for noise
+SMOOTH_COLOUR = np.stack([(SMOOTH >> 8).astype(np.uint8)] * 3, axis=-1)
 
 
 def reader(raw, log=None):
@@ -33,7 +35,7 @@ def reader(raw, log=None):
 
 def of(media_type, raw):
     found = described(media_type, reader(raw), len(raw))
-    assert (found.rows, found.columns, found.is_signed) == (16, 24, False)
+    assert (found.rows, found.columns, found.is_signed) == (48, 64, False)
     return found.samples_per_pixel, found.precision, found.photometric_interpretation, found.transfer_syntax_uid
 
 
@@ -62,9 +64,14 @@ IMAGES = [
         lambda: imagecodecs.jpeg8_encode(WIDE >> 4, bitspersample=12),
         (1, 12, "MONOCHROME2", "51"),
     ),
-    ("JPEG-LS", "image/jls", lambda: imagecodecs.jpegls_encode(WIDE), (1, 16, "MONOCHROME2", "80")),
-    ("JPEG-LS near", "image/jls", lambda: imagecodecs.jpegls_encode(GREY, level=2), (1, 8, "MONOCHROME2", "81")),
-    ("JPEG-LS colour", "image/jls", lambda: imagecodecs.jpegls_encode(COLOUR), (3, 8, "RGB", "80")),
+    ("JPEG-LS", "image/jls", lambda: imagecodecs.jpegls_encode(SMOOTH), (1, 16, "MONOCHROME2", "80")),
+    (
+        "JPEG-LS near",
+        "image/jls",
+        lambda: imagecodecs.jpegls_encode(SMOOTH_COLOUR[..., 0], level=2),
+        (1, 8, "MONOCHROME2", "81"),
+    ),
+    ("JPEG-LS colour", "image/jls", lambda: imagecodecs.jpegls_encode(SMOOTH_COLOUR), (3, 8, "RGB", "80")),
     ("JPEG 2000", "image/jp2", lambda: jpeg2000(WIDE), (1, 16, "MONOCHROME2", "90")),
     (
         "JPEG 2000 colour",
@@ -137,11 +144,11 @@ BROKEN = [
     ("no JPEG", "image/jpeg", b"GIF89a"),
     ("only a start", "image/jpeg", b"\xff\xd8"),
     ("only fill", "image/jpeg", b"\xff\xd8" + b"\xff" * 100_000),
-    ("no size", "image/jpeg", jpeg(GREY).replace(b"\x08\0\x10\0\x18", b"\x08\0\0\0\x18")),
+    ("no size", "image/jpeg", jpeg(GREY).replace(b"\x08\0\x30\0\x40", b"\x08\0\0\0\x40")),
     ("progressive", "image/jpeg", progressive()),
     ("JPEG for JPEG-LS", "image/jls", jpeg(GREY)),
     ("no JPEG 2000", "image/jp2", b"\xff\x4f"),
-    ("a size that is none", "image/jp2", jpeg2000(GREY).replace(struct.pack(">II", 24, 16), struct.pack(">II", 0, 16))),
+    ("a size that is none", "image/jp2", jpeg2000(GREY).replace(struct.pack(">II", 64, 48), struct.pack(">II", 0, 48))),
     ("another kind", "image/png", b"\x89PNG"),
 ]
 
