@@ -20,7 +20,7 @@ from gateway.pixels.codestreams import Described, codestream_range, described, f
 from storage.attachments import Attachments
 from storage.encoding import Content, encapsulated, items, joined
 from storage.errors import BadRequest, GatewayError, InvalidInstance, Undecodable, UnsupportedTransferSyntax
-from storage.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS, TRANSFER_SYNTAXES
+from storage.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS, TRANSFER_SYNTAXES, is_uid
 from storage.uids import transfer_syntax as syntax_of
 
 PIXEL_DATA = "7FE00010"
@@ -131,6 +131,8 @@ class BulkParts:
         if len(media_types) != 1 or len(named) != 1:
             raise InvalidInstance("The frames of the Pixel Data are of several kinds", tag=PIXEL_DATA)
         media_type, named_uid = media_types.pop(), named.pop()
+        if named_uid and not is_uid(named_uid):
+            raise UnsupportedTransferSyntax("The transfer syntax of a part is malformed", tag=PIXEL_DATA)
         first = self._read(parts[0], 0, 4)
         if media_type == OCTET_STREAM and not named_uid and first == _ITEM_TAG:
             named_uid = known_uid

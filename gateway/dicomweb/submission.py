@@ -7,6 +7,7 @@ length. Metadata may stand before its bulk data or behind it: instances are made
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ _JSON_TYPES = frozenset((DICOM_JSON, JSON))
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
 _DOCUMENT, _DOCUMENT_TYPE, _DOCUMENT_BYTES = "00420011", "00420012", "00420015"
 _OFFSETS = ("7FE00001", "7FE00002")
+_TAG = re.compile(r"[0-9A-F]{8}", re.ASCII)
 _INLINE_PIXELS = "\0inline"
 _INLINE_ITEM = "/v8A4"  # the tag of an item, FFFE,E000, in Base64
 _READING = threading.Lock()  # what is read at a go takes several times its length, so one request at a time does
@@ -204,7 +206,7 @@ class Draft:
         An Extended Offset Table is that of other fragments, so it is made anew. PS3.18 §10.5.2
         """
         element = model.get(PIXEL_DATA)
-        known_uid = _text(model, "00083002") or _text(model, "00020010")
+        known_uid = _uid(model, "00083002") or _uid(model, "00020010")
         if not isinstance(element, dict):
             return EXPLICIT_VR_LITTLE_ENDIAN
         uri = element.get("BulkDataURI")
@@ -241,10 +243,12 @@ def _refer_inline_items(model: Model, element: JsonElement, known_uid: str, cont
 
 def _announcement(model: Model, transfer_syntax_uid: str) -> Announcement:
     """What the metadata says it is; what is no UID is left open, and found by whoever reads the Data Set."""
-    sop_class_uid, sop_instance_uid = (
-        uid if is_uid(uid := _text(model, tag)) else "" for tag in (_SOP_CLASS, _SOP_INSTANCE)
-    )
-    return Announcement(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    return Announcement(_uid(model, _SOP_CLASS), _uid(model, _SOP_INSTANCE), transfer_syntax_uid)
+
+
+def _uid(model: Model, tag: str) -> str:
+    uid = _text(model, tag)
+    return uid if is_uid(uid) else ""
 
 
 def _text(model: Model, tag: str) -> str:
@@ -263,10 +267,10 @@ def _references(model: Model, depth: int) -> Iterator[tuple[int, str, Any]]:
     if depth > MAXIMUM_DEPTH:
         raise TooComplex("Sequences are nested too deep")
     for key, element in model.items():
-        if not isinstance(element, dict):
+        if not _TAG.fullmatch(key) or not isinstance(element, dict):  # which is refused when it is to be written
             continue
         if "BulkDataURI" in element:
-            yield depth, key.upper(), element
+            yield depth, key, element
         elif element.get("vr") == "SQ":
             for item in values_of(model, key):
                 if isinstance(item, dict):

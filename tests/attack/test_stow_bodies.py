@@ -275,8 +275,9 @@ DOCUMENT = b"<NativeDicomModel xmlns='http://dicom.nema.org/PS3.19/models/Native
 DEEP = b"<DicomAttribute tag='0040A730' vr='SQ'><Item number='1'>"
 ENTITIES = b"".join(b'<!ENTITY l%d "%s">' % (number, b"&l%d;" % (number - 1) * 10) for number in range(1, 10))
 METADATA_BOMBS = {
-    "depth of arrays": (JSON, lambda: repeated(b"[", SIXTEEN), 400),
-    "depth of objects": (JSON, lambda: repeated(b'{"0040A730":', SIXTEEN), 400),
+    "depth of arrays": (JSON, lambda: [b"[" * 900_000], 400),
+    "depth of arrays, 16 MiB": (JSON, lambda: repeated(b"[", SIXTEEN), 413),
+    "depth of objects": (JSON, lambda: [b'{"0040A730":' * 900_000], 400),
     "depth that ends": (JSON, lambda: [b"[" * 500 + b"]" * 500], 400),
     "deep sequences": (
         JSON,

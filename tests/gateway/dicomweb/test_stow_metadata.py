@@ -339,6 +339,31 @@ ALONE = [
     ),
     ("a value twice", {"t00420011": refers("p")}, [(b"x", OCTETS, "p"), (b"y", OCTETS, "p")], 409, "Several"),
     ("a bad value", {"t00280010": {"vr": "US", "Value": [99999]}}, [], 409, "(Rows)"),
+    ("a key that is no tag", {"tX\r\nEvil: 1": {"vr": "SQ", "Value": 5}}, [], 409, "no element"),
+    (
+        "an endless UID",
+        {"t00083002": {"vr": "UI", "Value": ["1" * 99_999]}, "t00280010": {"vr": "US", "Value": ["x"]}},
+        [],
+        409,
+        "(Rows)",
+    ),
+    (
+        "an endless UID of pixels",
+        {
+            "t00083002": {"vr": "UI", "Value": ["1" * 99_999]},
+            "t7FE00010": {"vr": "OB", "InlineBinary": "/v8A4AAAAAA=="},
+        },
+        [],
+        409,
+        "none of its",
+    ),
+    (
+        "a transfer syntax that is none",
+        {"t7FE00010": refers("p")},
+        [(b"x", "image/jpeg; transfer-syntax=1.x", "p")],
+        409,
+        "malformed",
+    ),
     ("a broken element", {"t00280010": 5}, [], 409, "no element"),
 ]
 
