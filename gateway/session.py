@@ -10,6 +10,7 @@ from functools import lru_cache
 from gateway import metrics
 from gateway.security.actor import Actor, Verb
 from storage.archive import Archive
+from storage.attachments import Attachments
 from storage.commitment import Commitment, Reason, Reference
 from storage.errors import GatewayError, uid_digest
 from storage.filemeta import Announcement
@@ -35,6 +36,11 @@ class Session:
         """A place to collect one instance. See ``Archive.spool``."""
         self.actor.permit(Verb.STORE)
         return self._archive.spool(announcement)
+
+    def attachments(self, *, maximum_bytes: int) -> Attachments:
+        """A place for bulk data until the instances that refer to it are written. See ``Archive.attachments``."""
+        self.actor.permit(Verb.STORE)
+        return self._archive.attachments(maximum_bytes=maximum_bytes)
 
     def store(self, spool: Spool, source: Source, *, study_instance_uid: str = "") -> Receipt:
         """Keep the instance; on return it is durable. See ``Archive.store``."""

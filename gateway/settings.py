@@ -119,7 +119,9 @@ class HttpSettings:
     default_results: int = field(default=100, metadata=_doc("Results of a search without limit (L10).", least=1))
     maximum_results: int = field(default=1000, metadata=_doc("Most results of one search (L10).", least=1))
     maximum_offset: int = field(default=100_000, metadata=_doc("Largest offset of a search (L10).", least=0))
-    stow_maximum_parts: int = field(default=10_000, metadata=_doc("Most instances of one STOW request (L7).", least=1))
+    stow_maximum_parts: int = field(
+        default=10_000, metadata=_doc("Most parts, and instances, of one STOW request (L7).", least=1)
+    )
     stow_maximum_part_headers: int = field(
         default=8, metadata=_doc("Most header lines of one part of a STOW request (L7).", least=1)
     )
@@ -129,6 +131,13 @@ class HttpSettings:
     commitment_maximum_bytes: int = field(
         default=40 << 20,
         metadata=_doc("Longest request for storage commitment; two of that length are held at once.", least=1024),
+    )
+    stow_maximum_metadata_bytes: int = field(
+        default=16 << 20, metadata=_doc("Metadata of one STOW request, in JSON or XML (H14).", least=1024)
+    )
+    stow_maximum_bulk_bytes: int = field(
+        default=8 << 30,
+        metadata=_doc("Bulk data parts of one STOW request, which wait on disk for its end (L7).", least=1024),
     )
 
 

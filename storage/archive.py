@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from storage.attachments import Attachments
 from storage.commitment import Check, Commitment, Reason, Reference
 from storage.dataset import read_data_set
 from storage.entries import Identity, entry_of, identity_of, known_syntax
@@ -65,6 +66,10 @@ class Archive:
     def spool(self, announcement: Announcement | None = None) -> Spool:
         """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream."""
         return Spool(self._objects.spool_directory, announcement, maximum_bytes=self._maximum_instance_bytes)
+
+    def attachments(self, *, maximum_bytes: int) -> Attachments:
+        """A place for bulk data that comes apart from its instances, until they are written."""
+        return Attachments(self._objects.spool_directory, maximum_bytes=maximum_bytes)
 
     def store(self, spool: Spool, source: Source, *, study_instance_uid: str = "") -> Receipt:
         """Keep what the spool collected, and return once object and row are durable.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from storage.dataset import BLANK_VRS, is_signed_value, looks_implicit, unambiguous_vr
 from storage.dictionary import dictionary_vr
+from storage.encoding import LONG_VRS, MAXIMUM_SHORT_VALUE_BYTES, element_header
 from storage.errors import CorruptObject
 from storage.uids import TransferSyntax
 from storage.values import KNOWN_VRS, binary_word_bytes, little_endian
@@ -22,7 +23,6 @@ Read = Callable[[int, int], bytes]
 _WINDOW_BYTES = 64 << 10
 _CHUNK_BYTES = 1 << 20
 _UNDEFINED = 0xFFFFFFFF
-_LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 _ITEM = struct.Struct("<HHI")
 _ITEM_EMPTY = _ITEM.pack(0xFFFE, 0xE000, 0)
 _ITEM_BEGINS = _ITEM.pack(0xFFFE, 0xE000, _UNDEFINED)
@@ -163,7 +163,7 @@ class _Encoder:
         vr = vr_bytes.decode("latin-1")
         if vr not in KNOWN_VRS and vr_bytes in BLANK_VRS:
             return tag, "UN", length, at + 8
-        if vr in _LONG_VRS or vr not in KNOWN_VRS:
+        if vr in LONG_VRS or vr not in KNOWN_VRS:
             (length,) = struct.unpack_from(f"{order}I", head, 8)
             return tag, vr if vr in KNOWN_VRS else "UN", length, at + 12
         return tag, vr, length, at + 8
@@ -207,18 +207,14 @@ class _Encoder:
         yield _SEQUENCE_ENDS
 
     def _head(self, tag: int, vr: str, length: int) -> bytes:
-        group, element = tag >> 16, tag & 0xFFFF
         if self._to_implicit:
-            return struct.pack("<HHI", group, element, length)
-        code = vr.encode("ascii")
-        if vr in _LONG_VRS:
-            return struct.pack("<HH2sHI", group, element, code, 0, length)
-        return struct.pack("<HH2sH", group, element, code, length)
+            return struct.pack("<HHI", tag >> 16, tag & 0xFFFF, length)
+        return element_header(tag, vr, length)
 
     def _element(self, tag: int, vr: str, start: int, end: int, *, is_swapped: bool) -> Iterator[bytes]:
         length = end - start
         padding = length & 1
-        if vr not in _LONG_VRS and length + padding > 0xFFFE:
+        if vr not in LONG_VRS and length + padding > MAXIMUM_SHORT_VALUE_BYTES:
             vr = "UN"  # too long for the short form (PS3.5 §6.2.2)
         yield self._head(tag, vr, length + padding)
         word_bytes = binary_word_bytes(vr) if is_swapped else 1

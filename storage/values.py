@@ -18,10 +18,10 @@ Buffer = bytes | bytearray | memoryview
 Encodings = tuple[str, ...]
 
 DEFAULT_ENCODINGS: Encodings = ("latin_1",)
-_PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+PERSON_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _ESCAPE = b"\x1b"
-_PERSON_NAME_DELIMITERS = b"\\=^"
-_TEXT_DELIMITERS = b"\\\n\f\r\t"
+PERSON_NAME_DELIMITERS = b"\\=^"
+TEXT_DELIMITERS = b"\\\n\f\r\t"
 
 
 @lru_cache(maxsize=512)
@@ -40,7 +40,7 @@ def _corrected(term: str) -> str:
     return plain.replace("ISO IR", "ISO_IR", 1) if plain.startswith("ISO IR") else plain
 
 
-def decode_text(raw: bytes, encodings: Encodings, delimiters: bytes = _TEXT_DELIMITERS) -> str:
+def decode_text(raw: bytes, encodings: Encodings, delimiters: bytes = TEXT_DELIMITERS) -> str:
     """Text of a value in its character sets; what cannot be decoded becomes U+FFFD. PS3.5 §6.1.2"""
     if _ESCAPE in raw:
         return _decode_extended(raw, encodings, delimiters)
@@ -106,14 +106,14 @@ def _uids(raw: bytes, _: Encodings) -> list[JsonElement]:
 
 
 def _person_names(raw: bytes, encodings: Encodings) -> list[JsonElement]:
-    text = _clean(decode_text(raw, encodings, _PERSON_NAME_DELIMITERS)).strip(" ")
+    text = _clean(decode_text(raw, encodings, PERSON_NAME_DELIMITERS)).strip(" ")
     return [_person_name(name) for name in text.split("\\")] if text else []
 
 
 def _person_name(text: str) -> JsonElement:
     groups = {
         key: group.strip(" ")
-        for key, group in zip(_PERSON_NAME_GROUPS, text.split("="), strict=False)
+        for key, group in zip(PERSON_NAME_GROUPS, text.split("="), strict=False)
         if group.strip(" ")
     }
     return groups or None
@@ -156,7 +156,7 @@ _TEXT_VRS: dict[str, Callable[[bytes, Encodings], list[JsonElement]]] = {
     "IS": _numeric_strings(_integer),
     "DS": _numeric_strings(_decimal),
 }
-_NUMBER_FORMATS = {
+NUMBER_FORMATS = {
     "US": "H",
     "SS": "h",
     "UL": "I",
@@ -167,7 +167,7 @@ _NUMBER_FORMATS = {
     "FD": "d",
 }
 _BINARY_WORD_BYTES = {"OB": 1, "UN": 1, "OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
-KNOWN_VRS = frozenset((*_TEXT_VRS, *_NUMBER_FORMATS, *_BINARY_WORD_BYTES, "AT", "SQ"))
+KNOWN_VRS = frozenset((*_TEXT_VRS, *NUMBER_FORMATS, *_BINARY_WORD_BYTES, "AT", "SQ"))
 BINARY_VRS = frozenset(_BINARY_WORD_BYTES)
 _SWAPPED = {2: "H", 4: "I", 8: "Q"}
 
@@ -187,7 +187,7 @@ def binary_word_bytes(vr: str) -> int:
     """Bytes of one word of a VR, which byte order turns round; 1 for text. PS3.5 §7.3"""
     if vr == "AT":
         return 2
-    return _BINARY_WORD_BYTES.get(vr) or struct.calcsize(_NUMBER_FORMATS.get(vr, "B"))
+    return _BINARY_WORD_BYTES.get(vr) or struct.calcsize(NUMBER_FORMATS.get(vr, "B"))
 
 
 def _numbers(raw: bytes, letter: str, *, is_little_endian: bool) -> list[JsonElement]:
@@ -223,8 +223,8 @@ def json_element(vr: str, raw: bytes, encodings: Encodings, *, is_little_endian:
     text_values = _TEXT_VRS.get(vr)
     if text_values is not None:
         values = text_values(raw, encodings)
-    elif vr in _NUMBER_FORMATS:
-        values = _numbers(raw, _NUMBER_FORMATS[vr], is_little_endian=is_little_endian)
+    elif vr in NUMBER_FORMATS:
+        values = _numbers(raw, NUMBER_FORMATS[vr], is_little_endian=is_little_endian)
     elif vr == "AT":
         values = _attribute_tags(raw, is_little_endian=is_little_endian)
     else:

@@ -84,11 +84,13 @@ _VIDEOS = tuple(
 )
 _DOCUMENTS = tuple(dict.fromkeys((*_texts(REPORT_OFFERS), *ENCAPSULATED)))
 
+_STORED_AS = tuple(str(Representation(media_type, is_multipart=True)) for media_type in stow.PART_TYPES)
+
 DESCRIBED: Mapping[Endpoint, Described] = {
     qido.studies: Described("SearchForStudies", _SEARCH, _texts(METADATA_OFFERS)),
     qido.series: Described("SearchForSeries", _SEARCH, _texts(METADATA_OFFERS)),
     qido.instances: Described("SearchForInstances", _SEARCH, _texts(METADATA_OFFERS)),
-    stow.store: Described("StoreInstances", (), (DICOM_JSON,), (f'multipart/related; type="{DICOM}"', DICOM)),
+    stow.store: Described("StoreInstances", (), _texts(stow.ANSWER_OFFERS), (*_STORED_AS, *stow.PART_TYPES)),
     wado.instances: Described("RetrieveInstances", _TRANSFER, _INSTANCES),
     wado.metadata: Described("RetrieveMetadata", ("accept",), _texts(METADATA_OFFERS)),
     wado.frames: Described("RetrieveFrames", _TRANSFER, _FRAMES),

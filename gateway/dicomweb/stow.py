@@ -1,8 +1,9 @@
 """Store transaction: parts of a POST flow into spools, and each is stored on its own while the next ones arrive.
 
 The event loop cuts the body into parts; hashing, files and the archive run in threads. What is held of a request is
-bounded by ``MAXIMUM_IN_FLIGHT`` parts of ``GATHER_BYTES`` and their spools, whatever the client sends. The answer is
-made after every store has ended, so it says what is durable (R1, S11). PS3.18 §10.5
+bounded by ``MAXIMUM_IN_FLIGHT`` parts of ``GATHER_BYTES`` and their spools, whatever the client sends. Instances that
+come as metadata with bulk data are stored when the body has ended (``submission``). The answer is made after every
+store has ended, so it says what is durable (R1, S11). PS3.18 §10.5
 """
 
 from __future__ import annotations
@@ -13,36 +14,52 @@ import threading
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gateway.dicomweb.media_types import DICOM, JSON_OFFERS, MULTIPART_RELATED, negotiate, parse_media_type
+from gateway.dicomweb.gathered import GATHER_BYTES, Gathered
+from gateway.dicomweb.media_types import (
+    DICOM,
+    DICOM_JSON,
+    DICOM_XML,
+    JSON_OFFERS,
+    MULTIPART_RELATED,
+    Representation,
+    negotiate,
+    parse_media_type,
+)
 from gateway.dicomweb.multipart import Event, Mark, MultipartParser, PartBegins, boundary_of
 from gateway.dicomweb.responses import NO_SNIFF, RETRY_SECONDS, base_url, path_scope, resource_url, status_of
+from gateway.dicomweb.submission import Draft, Submission
 from gateway.http import http_settings, in_waiting_thread, session_of
 from gateway.session import Session
 from gateway.settings import HttpSettings
 from storage import errors
+from storage.dicomxml import native_model
+from storage.dictionary import keyword_path
 from storage.errors import GatewayError
+from storage.filemeta import Announcement
 from storage.frames import PIXELS_MISSING
 from storage.model import Outcome, Receipt, Scope, Source
 from storage.spool import Spool
-from storage.uids import is_uid
+from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, is_uid
 
 logger = logging.getLogger(__name__)
 
 MAXIMUM_IN_FLIGHT = 8
 """Parts of one request that are stored at the same time, so that they can share commits (D14)."""
-GATHER_BYTES = 1 << 20
-"""Of a part, before it is worth a change of threads."""
-COPIED_PIECE_BYTES = 4 << 10
-"""A piece smaller than this is copied; of a larger one the chunk is kept that it came in."""
 SMALL_PART_BYTES = 16 << 10
 """A part up to here is hashed on the loop: junk is refused without a thread."""
+
+MAXIMUM_PHRASES = 8
+"""Reasons that are told in words; a header has to stay short."""
+PART_TYPES = (DICOM, DICOM_JSON, DICOM_XML)
+"""What instances come as; one alone also without multipart. PS3.18 §10.5.1.4"""
+ANSWER_OFFERS = (*JSON_OFFERS, Representation(DICOM_XML))
 
 FAILURE_REASONS: Mapping[type[GatewayError], int] = {
     GatewayError: 0x0110,
@@ -82,7 +99,7 @@ def failure_reason(error: GatewayError) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an instance was not stored. The UIDs are the ones it announced, both or none."""
+    """Why an instance was not stored. The UIDs are the ones it announced, both or none. phrase: for people."""
 
     error: str
     reason: int
@@ -90,12 +107,14 @@ class Failure:
     is_retryable: bool
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
+    phrase: str = field(default="", compare=False)
 
 
 def failure_of(error: GatewayError, spool: Spool | None = None) -> Failure:
     """What is kept of an error: nothing that holds on to the bytes."""
     uids = _announced(spool) if spool is not None else ("", "")
-    return Failure(type(error).__name__, failure_reason(error), status_of(error), error.retryable, *uids)
+    phrase = f"{error.reason} ({keyword_path(error.tag)})" if error.tag else error.reason
+    return Failure(type(error).__name__, failure_reason(error), status_of(error), error.retryable, *uids, phrase)
 
 
 def _announced(spool: Spool) -> tuple[str, str]:
@@ -121,12 +140,12 @@ def body_events(request: Request, limits: HttpSettings) -> AsyncGenerator[Event,
         raise errors.UnsupportedMediaType("The body must not be compressed")
     content_type = request.headers.get("content-type", "")
     media_type, _ = parse_media_type(content_type)
-    if media_type == DICOM:
+    if media_type in PART_TYPES:
         return _one_part(request)
     if media_type != MULTIPART_RELATED:
         raise errors.UnsupportedMediaType
     boundary, part_type = boundary_of(content_type)
-    if part_type not in (DICOM, ""):
+    if part_type not in (*PART_TYPES, ""):
         raise errors.UnsupportedMediaType
     return _many_parts(
         request,
@@ -137,6 +156,12 @@ def body_events(request: Request, limits: HttpSettings) -> AsyncGenerator[Event,
             maximum_header_bytes=limits.stow_maximum_part_header_bytes,
         ),
     )
+
+
+def part_type_of(request: Request) -> str:
+    """What the instances of a request come as, one of ``PART_TYPES`` where ``body_events`` takes it."""
+    media_type, parameters = parse_media_type(request.headers.get("content-type", ""))
+    return dict(reversed(parameters)).get("type", "").lower() if media_type == MULTIPART_RELATED else media_type
 
 
 async def _one_part(request: Request) -> AsyncGenerator[Event, None]:
@@ -155,34 +180,6 @@ async def _many_parts(request: Request, parser: MultipartParser) -> AsyncGenerat
     parser.finish()
     if parser.parts == 0:
         raise errors.BadRequest("The body holds no parts")
-
-
-class Gathered:
-    """Bytes that wait for a thread: views of the chunks that they came in, without a copy.
-
-    Small ones are copied together, so that a body in tiny chunks costs no more memory than its bytes.
-    """
-
-    __slots__ = ("_pieces", "size_bytes")
-
-    def __init__(self) -> None:
-        self._pieces: list[memoryview | bytearray] = []
-        self.size_bytes = 0
-
-    def add(self, view: memoryview) -> None:
-        """Append bytes."""
-        self.size_bytes += len(view)
-        if len(view) >= COPIED_PIECE_BYTES:
-            self._pieces.append(view)
-        elif self._pieces and isinstance(last := self._pieces[-1], bytearray):
-            last += view
-        else:
-            self._pieces.append(bytearray(view))
-
-    def write_to(self, spool: Spool) -> None:
-        """Write all of it. Raises what the spool raises."""
-        for piece in self._pieces:
-            spool.write(piece)
 
 
 class Part:
@@ -274,6 +271,28 @@ class Part:
                 self._lock.release()
 
 
+class DraftedPart:
+    """An instance whose metadata and bulk data are here: its Data Set goes to a spool when its turn comes."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    async def settle(self) -> None:
+        """There is no write under way."""
+
+    def store(self, session: Session, source: Source, study_instance_uid: str) -> Receipt | Failure:
+        """Keep the instance; blocks until it is durable or refused, and leaves no file."""
+        with session.spool(Announcement("", "", EXPLICIT_VR_LITTLE_ENDIAN)) as spool:
+            try:
+                self._draft.write_to(spool)
+                return session.store(spool, source, study_instance_uid=study_instance_uid)
+            except GatewayError as error:
+                return failure_of(error, spool)
+
+    def drop(self) -> None:
+        """Nothing is held beyond ``store``."""
+
+
 class Intake:
     """The stores of one request: at most ``MAXIMUM_IN_FLIGHT`` at a time, outcomes in the order of the parts."""
 
@@ -299,14 +318,21 @@ class Intake:
     async def _end_part(self) -> None:
         assert self._part is not None
         failure = self._part.refuse_early()
-        self._outcomes.append(failure)
         if failure is None:
-            while len(self._running) >= MAXIMUM_IN_FLIGHT:
-                await self._running.popleft()
-            self._running.append(asyncio.create_task(self._store(len(self._outcomes) - 1, self._part)))
+            await self._begin(self._part)
+        else:
+            self._outcomes.append(failure)
         self._part = None
 
-    async def _store(self, number: int, part: Part) -> None:
+    async def _begin(self, part: Part | DraftedPart) -> None:
+        """Store a part as soon as there is a place."""
+        self._outcomes.append(None)
+        number = len(self._outcomes) - 1
+        while len(self._running) >= MAXIMUM_IN_FLIGHT:
+            await self._running.popleft()
+        self._running.append(asyncio.create_task(self._store(number, part)))
+
+    async def _store(self, number: int, part: Part | DraftedPart) -> None:
         try:
             await part.settle()
             outcome = await in_waiting_thread(part.store, self._session, self._source, self._study_instance_uid)
@@ -315,6 +341,10 @@ class Intake:
         self._outcomes[number] = outcome
         if isinstance(outcome, Failure) and outcome.error == errors.StorageUnavailable.__name__:
             self.is_storage_down = True
+
+    async def finish(self) -> GatewayError | None:
+        """Take it that the body has ended, whole; returns what keeps us from storing the rest."""
+        return None
 
     async def outcomes(self) -> Sequence[Receipt | Failure]:
         """Wait for every store; what became of each part, in order."""
@@ -328,6 +358,38 @@ class Intake:
         if self._part is not None:
             self._part.drop()
             await self._part.settle()
+
+
+class MetadataIntake(Intake):
+    """The same for instances that come as metadata with bulk data parts: they are stored when all of them are here."""
+
+    def __init__(self, session: Session, source: Source, study_instance_uid: str, submission: Submission) -> None:
+        super().__init__(session, source, study_instance_uid)
+        self._submission = submission
+
+    async def take(self, event: Event) -> None:
+        """Follow the body. Raises what the submission raises."""
+        await self._submission.take(event)
+
+    async def finish(self) -> GatewayError | None:
+        """Begin the stores. Raises BadRequest or TooLarge for metadata that cannot be read as a whole."""
+        for draft in await self._submission.drafts():
+            if self.is_storage_down:
+                return errors.StorageUnavailable()
+            await self._begin(DraftedPart(draft))
+        return None
+
+    async def outcomes(self) -> Sequence[Receipt | Failure]:
+        """As of every intake, and a failure more where bulk data came that no instance refers to."""
+        found = await super().outcomes()
+        if found and self._submission.has_unused_parts:
+            return [*found, failure_of(errors.BadRequest("No instance refers to a bulk data part"))]
+        return found
+
+    async def close(self) -> None:
+        """Leave nothing behind; the file of the bulk data goes with its last reader."""
+        await super().close()
+        await self._submission.close()
 
 
 # -------------------------------------------------------------------------------------------------------- the answer
@@ -393,9 +455,25 @@ def status_for(outcomes: Sequence[Receipt | Failure]) -> int:
 def _answer_type(request: Request) -> str:
     """The client's choice among what there is; an Accept that cannot be met never costs it the store."""
     try:
-        return negotiate(request.headers.getlist("accept"), JSON_OFFERS).media_type
+        return negotiate(request.headers.getlist("accept"), ANSWER_OFFERS).media_type
     except errors.NotAcceptable:
-        return JSON_OFFERS[0].media_type
+        return ANSWER_OFFERS[0].media_type
+
+
+def _intake(request: Request, study_instance_uid: str) -> Intake:
+    """What takes the parts of a request. Raises Forbidden when the client may not store at all."""
+    session, limits = session_of(request), http_settings(request)
+    source = Source("dicomweb", address=request.client.host if request.client else "")
+    part_type = part_type_of(request)
+    if part_type in (DICOM, ""):
+        return Intake(session, source, study_instance_uid)
+    submission = Submission(
+        session.attachments(maximum_bytes=limits.stow_maximum_bulk_bytes),
+        part_type,
+        maximum_metadata_bytes=limits.stow_maximum_metadata_bytes,
+        maximum_instances=limits.stow_maximum_parts,
+    )
+    return MetadataIntake(session, source, study_instance_uid, submission)
 
 
 async def store(request: Request) -> Response:
@@ -408,10 +486,9 @@ async def store(request: Request) -> Response:
     study_instance_uid = path_scope(request).study_instance_uid if "study" in request.path_params else ""
     events = body_events(request, http_settings(request))
     answer_type = _answer_type(request)
-    source = Source("dicomweb", address=request.client.host if request.client else "")
-    intake = Intake(session_of(request), source, study_instance_uid)
+    intake = _intake(request, study_instance_uid)
     try:
-        broken = await _receive(events, intake)
+        broken = await _receive(events, intake) or await intake.finish()
         outcomes = await intake.outcomes()
     finally:
         await intake.close()
@@ -424,7 +501,17 @@ async def store(request: Request) -> Response:
     headers = dict(NO_SNIFF)
     if any(isinstance(outcome, Failure) and outcome.is_retryable for outcome in outcomes):
         headers["Retry-After"] = str(RETRY_SECONDS)
-    return Response(orjson.dumps(module), status_for(outcomes), headers, answer_type)
+    if warnings := _warnings(outcomes):
+        headers["Warning"] = warnings
+    body = native_model(module) if answer_type == DICOM_XML else orjson.dumps(module)
+    return Response(body, status_for(outcomes), headers, answer_type)
+
+
+def _warnings(outcomes: Sequence[Receipt | Failure]) -> str:
+    """Why instances were refused, in words, which the module has no place for. No value of them is repeated."""
+    phrases = Counter(outcome.phrase for outcome in outcomes if isinstance(outcome, Failure))
+    counted = phrases.most_common(MAXIMUM_PHRASES)
+    return ", ".join(f'299 dicomweb-gateway: "{count} refused: {phrase}"' for phrase, count in counted)
 
 
 async def _receive(events: AsyncGenerator[Event, None], intake: Intake) -> GatewayError | None:

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import orjson
 
-from gateway.dimse.characters import encode_text
 from gateway.dimse.identifier import (
     CHARACTER_SET_VRS,
     LONGEST_SHORT_VALUE,
@@ -25,6 +24,7 @@ from gateway.dimse.identifier import (
     padding,
 )
 from gateway.dimse.query_keys import INSTANCE_AVAILABILITY, QUERY_LEVEL, RETRIEVE_AE_TITLE, TIMEZONE_OFFSET, Asked, Key
+from storage.characters import encode_text
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN
 
 _SHORT_VALUES = 65

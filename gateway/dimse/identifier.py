@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from pydicom.valuerep import format_number_as_ds
 
-from gateway.dimse.characters import UTF_8, codecs_of, encode_text
+from storage.characters import UTF_8, codecs_of, encode_text
 from storage.dataset import read_data_set
 from storage.model import JsonElement
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES

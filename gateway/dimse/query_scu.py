@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 
 from gateway.dimse import command, identifier
-from gateway.dimse.characters import UTF_8
 from gateway.dimse.command import Element, Field
 from gateway.dimse.connection import ConnectionEndedError
 from gateway.dimse.contexts import Context, Proposed
@@ -15,6 +14,7 @@ from gateway.dimse.models import Extended
 from gateway.dimse.requestor import FAREWELL_SECONDS, Peer, RejectedError, Requested, limits_within, requested
 from gateway.dimse.status import CANCELLED, PENDING, PENDING_WITHOUT_SOME_KEYS, SUCCESS
 from gateway.dimse.upper_layer import NOT_SPECIFIED, Association, Request, ViolationError
+from storage.characters import UTF_8
 from storage.errors import NotDicom, TooLarge
 from storage.model import JsonElement
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN

@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from gateway.pixels.codestreams import Codestream
 from gateway.pixels.description import Frame, PixelDescription, PixelKind
 from gateway.pixels.jpeg import decode_jpeg
-from gateway.pixels.jpeg2000 import Codestream, decode_jpeg2000
+from gateway.pixels.jpeg2000 import decode_jpeg2000
 from gateway.pixels.jpeg_variants import (
     decode_jpeg_extended,
     decode_jpeg_lossless,

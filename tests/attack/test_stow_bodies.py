@@ -1,6 +1,6 @@
 """Hostile STOW bodies against a running gateway: their cost in time and memory, and that the next client is served.
 
-H3, H4, H5, H10, H28 of the threat register; limits L7.
+H3, H4, H5, H10, H13, H14, H28 of the threat register; limits L7.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import urllib.parse
 import psutil
 import pytest
 
+from storage.dicomxml import native_model
 from tests.fix_servers import running_gateway
 
 MEBIBYTE = 1 << 20
@@ -48,7 +49,7 @@ class Worker:
         self.cpu_seconds = sum(self.process.cpu_times()[:2])
 
     @contextlib.contextmanager
-    def measured(self, name):
+    def measured(self, name, loops=LOOPS, rss_bytes=RSS_BYTES):
         """Print and check CPU time and the peak of memory of what happens inside."""
         self.start()
         stop = threading.Event()
@@ -67,8 +68,8 @@ class Worker:
         used_seconds = self.used_seconds()
         loop_seconds = self.loop_seconds
         print(f"{name}: {used_seconds:.2f} s CPU, loop {loop_seconds:.2f}, RSS +{self.peak_bytes / MEBIBYTE:.1f} MiB")
-        assert used_seconds < LOOPS * loop_seconds
-        assert self.peak_bytes < RSS_BYTES
+        assert used_seconds < loops * loop_seconds
+        assert self.peak_bytes < rss_bytes
 
     def used_seconds(self):
         return sum(self.process.cpu_times()[:2]) - self.cpu_seconds
@@ -251,18 +252,127 @@ def test_a_bulk_data_uri_in_metadata_calls_nobody(worker):
     with socket.create_server(("127.0.0.1", 0)) as bait:
         bait.setblocking(False)
         uri = f"http://127.0.0.1:{bait.getsockname()[1]}/secret"
-        metadata = json.dumps([{"7FE00010": {"vr": "OW", "BulkDataURI": uri}}]).encode()
-        for kind in ("application/dicom+json", "application/dicom+xml"):
+        model = {"7FE00010": {"vr": "OW", "BulkDataURI": uri}}
+        for kind, metadata in (
+            ("application/dicom+json", json.dumps([model]).encode()),
+            ("application/dicom+xml", native_model(model)),
+        ):
             part = f"--b0\r\nContent-Type: {kind}\r\n\r\n".encode() + metadata + b"\r\n--b0--"
-            for content_type in (
-                f'multipart/related; type="{kind}"; boundary=b0',
-                "multipart/related; boundary=b0",
-                kind,
+            for content_type, body, status in (
+                (f'multipart/related; type="{kind}"; boundary=b0', part, 400),
+                ("multipart/related; boundary=b0", part, 415),
+                (kind, metadata, 400),
             ):
-                head = f"{HEAD}Content-Type: {content_type}\r\nContent-Length: {len(part)}\r\n\r\n"
-                assert worker.send(head, [part]) == 415
+                head = f"{HEAD}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+                assert worker.send(head, [body]) == status
         with pytest.raises(BlockingIOError):
             bait.accept()
+
+
+JSON, XML = "application/dicom+json", "application/dicom+xml"
+SIXTEEN = 16 * MEBIBYTE - 4096
+DOCUMENT = b"<NativeDicomModel xmlns='http://dicom.nema.org/PS3.19/models/NativeDICOM'>"
+DEEP = b"<DicomAttribute tag='0040A730' vr='SQ'><Item number='1'>"
+ENTITIES = b"".join(b'<!ENTITY l%d "%s">' % (number, b"&l%d;" % (number - 1) * 10) for number in range(1, 10))
+METADATA_BOMBS = {
+    "depth of arrays": (JSON, lambda: [b"[" * 900_000], 400),
+    "depth of arrays, 16 MiB": (JSON, lambda: repeated(b"[", SIXTEEN), 413),
+    "depth of objects": (JSON, lambda: [b'{"0040A730":' * 900_000], 400),
+    "depth that ends": (JSON, lambda: [b"[" * 500 + b"]" * 500], 400),
+    "deep sequences": (
+        JSON,
+        lambda: [b'{"0040A730":{"vr":"SQ","Value":[' * 60 + b"{}" + b"]}}" * 60],
+        400,
+    ),
+    "millions of objects": (JSON, lambda: [b"[{}", *repeated(b",{}", SIXTEEN), b"]"], 413),
+    "millions of numbers": (JSON, lambda: [b"[0", *repeated(b",0", SIXTEEN), b"]"], 413),
+    "a long text": (JSON, lambda: [b'["', *repeated(b"a", SIXTEEN), b'"]'], 400),
+    "more than the limit": (JSON, lambda: repeated(b" ", 64 * MEBIBYTE), 413),
+    "a billion laughs": (
+        XML,
+        lambda: [b"<!DOCTYPE x [<!ENTITY l0 'ha'>" + ENTITIES + b"]>" + DOCUMENT + b"&l9;</NativeDicomModel>"],
+        400,
+    ),
+    "an entity that is a file": (
+        XML,
+        lambda: [b"<!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]>" + DOCUMENT + b"&a;</NativeDicomModel>"],
+        400,
+    ),
+    "a document type of 16 MiB": (XML, lambda: [b"<!DOCTYPE x [", *repeated(b"<!ENTITY a 'aaaa'>", SIXTEEN)], 400),
+    "deep XML": (XML, lambda: [DOCUMENT, *repeated(DEEP, SIXTEEN)], 400),
+    "millions of attributes": (
+        XML,
+        lambda: [DOCUMENT, *repeated(b"<DicomAttribute tag='00100020' vr='LO'/>", SIXTEEN)],
+        400,
+    ),
+    "XML elements of no kind": (XML, lambda: [DOCUMENT, *repeated(b"<a>", SIXTEEN)], 400),
+}
+
+
+def metadata_request(kind):
+    content_type = f'multipart/related; type="{kind}"; boundary=b0'
+    return f"{HEAD}Content-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("name", METADATA_BOMBS)
+def test_h13_h14_a_metadata_bomb_is_refused_cheaply(worker, name):
+    kind, make, status = METADATA_BOMBS[name]
+    begin = f"--b0\r\nContent-Type: {kind}\r\n\r\n".encode()
+    with worker.measured(name, rss_bytes=64 * MEBIBYTE):
+        pieces = chunked(itertools.chain([begin], make(), [b"\r\n--b0--"]))
+        assert worker.send(metadata_request(kind), pieces) == status
+
+
+def bulk_part(location, content=b"x"):
+    return b"--b0\r\nContent-Type: application/octet-stream\r\nContent-Location: %b\r\n\r\n%b\r\n" % (location, content)
+
+
+def test_long_locations_are_limited_together(worker):
+    with worker.measured("10 000 locations of 4 KB"):
+        parts = (bulk_part(b"%05d" % number + b"l" * 4000) for number in range(10_000))
+        assert worker.send(metadata_request(JSON), chunked(itertools.chain(parts, [b"--b0--"]))) == 413
+
+
+def model_of(sop, **elements):
+    uids = {"00080016": "1.2.840.10008.5.1.4.1.1.7", "00080018": sop, "0020000D": "2.25.77", "0020000E": "2.25.77.1"}
+    return {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()} | elements
+
+
+def metadata_part(*models):
+    return f"--b0\r\nContent-Type: {JSON}\r\n\r\n".encode() + json.dumps(models).encode() + b"\r\n"
+
+
+def test_h3_a_bulk_data_part_of_512_mebibytes_takes_little_memory(worker):
+    model = model_of("2.25.77.1.1", **{"00420011": {"vr": "OB", "BulkDataURI": "d"}})
+    begin, end = bulk_part(b"d", b"").removesuffix(b"\r\n"), b"\r\n--b0--"
+    with worker.measured("512 MiB of bulk data", loops=1000, rss_bytes=64 * MEBIBYTE):
+        content = repeated(b"\r\n--b0x-", 512 * MEBIBYTE)
+        pieces = chunked(itertools.chain([metadata_part(model), begin], content, [end]))
+        assert worker.send(metadata_request(JSON), pieces, seconds=120) == 200
+
+
+def test_h3_ten_thousand_parts_take_little_memory(worker):
+    def references(number):
+        return {"00420011": {"vr": "OB", "BulkDataURI": f"d{number}"}}
+
+    frames = range(1, 9999)
+    numbers = {"00280010": 4, "00280011": 4, "00280002": 1, "00280100": 8, "00280101": 8, "00280102": 7, "00280103": 0}
+    image = {tag: {"vr": "US", "Value": [number]} for tag, number in numbers.items()}
+    image |= {"00280008": {"vr": "IS", "Value": [len(frames)]}, "7FE00010": {"vr": "OB", "BulkDataURI": "p"}}
+    cases = {
+        "an image of 9 998 parts": (
+            [model_of("2.25.77.1.2", **image)],
+            (bulk_part(b"p/frames/%d" % number, bytes(16)) for number in frames),
+        ),
+        "4 999 instances with a part each": (
+            [model_of(f"2.25.77.2.{number}", **references(number)) for number in range(4999)],
+            (bulk_part(b"d%d" % number, b"x" * 2000) for number in range(4999)),
+        ),
+    }
+    for name, (models, parts) in cases.items():
+        with worker.measured(name, loops=1000, rss_bytes=64 * MEBIBYTE):
+            pieces = chunked(itertools.chain([metadata_part(*models)], parts, [b"--b0--"]))
+            assert worker.send(metadata_request(JSON), pieces, seconds=240) == 200
 
 
 def test_a_body_that_stops_is_given_up_and_leaves_nothing(start_gateway, loop_seconds):

@@ -5,9 +5,9 @@ import struct
 import numpy as np
 import pytest
 
+from gateway.pixels.codestreams import Codestream
 from gateway.pixels.decode import decode
 from gateway.pixels.description import PixelDescription
-from gateway.pixels.jpeg2000 import Codestream
 from storage.errors import Undecodable
 from tests.gateway.pixels.synthetic import JPEG_2000, jpeg2000, metadata_of, noise
 

@@ -1,4 +1,4 @@
-"""Text of answers in the character sets that a query names, code extensions included. Pure; PS3.5 §6.1.2.5
+"""Text in the character sets that a Specific Character Set names, code extensions included. Pure; PS3.5 §6.1.2.5
 
 What a set cannot hold is a UnicodeError, never a replacement: the caller has ISO_IR 192 for it (CF8).
 """

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.dimse.characters import codecs_of, encode_text
+from storage.characters import codecs_of, encode_text
 from storage.charsets import ENCODINGS
 from storage.values import decode_text, encodings_of
 
