@@ -146,3 +146,14 @@ def test_every_rule_of_retrievals_has_its_tests_and_all_of_them_exist():
         for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
     }
     assert set().union(*listed.values()) - found == set()
+
+
+def test_every_rule_of_the_change_feed_has_its_tests_and_all_of_them_exist():
+    text = (ROOT / "docs" / "conformance.md").read_text("utf-8").partition("# Conformance of the change feed")[2]
+    rows = re.findall(r"^\| ([RH]\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert {"R11", "H28", "H29"} <= set(listed)
+    assert all(listed.values())
+    sources = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    found = {name for source in sources for name in re.findall(r"^ *def (test_\w+)", source, re.MULTILINE)}
+    assert set().union(*listed.values()) - found == set()

@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dicomweb import bulk, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, changes, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.documents import ENCAPSULATED, REPORT_OFFERS
 from gateway.dicomweb.media_types import (
     DICOM,
@@ -100,6 +100,8 @@ DESCRIBED: Mapping[Endpoint, Described] = {
     wado_uri.retrieve: Described(
         "RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_THUMBNAILS, *_VIDEOS, *_DOCUMENTS, DICOM)
     ),
+    changes.changes: Described("RetrieveChanges", changes.PARAMETERS, _texts(changes.OFFERS)),
+    changes.latest: Described("RetrieveLatestChange", (), (JSON,)),
 }
 """By endpoint of the table of routes."""
 

@@ -8,9 +8,11 @@ from storage.index import open_index
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.stability import StabilityContract
+from tests.contracts.subscribers import SubscribersContract
 
 
-class TestSqliteIndex(IndexContract, ExtendedContract, OutboxContract):
+class TestSqliteIndex(IndexContract, ExtendedContract, OutboxContract, StabilityContract, SubscribersContract):
     @contextlib.contextmanager
     def open(self, folder):
         with contextlib.closing(open_index(folder / "index.sqlite")) as index:
