@@ -144,7 +144,7 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         ]
         patience = Patience.of(
             values.changes.webhook_seconds,
-            values.changes.webhook_attempts,
+            values.changes.webhook_refusals,
             values.changes.webhook_hours,
             values.changes.webhook_networks,
         )

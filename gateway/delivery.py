@@ -37,20 +37,20 @@ _NOT_NOW = frozenset((408, 425, 429))
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a webhook is waited for. seconds: for one answer. attempts: of what is refused. hours: of all else.
+    """How long a webhook is waited for. seconds: for one answer. refusals: of one message. hours: for all else.
 
     networks: addresses that are allowed beside public ones.
     """
 
     seconds: float
-    attempts: int
+    refusals: int
     hours: float
     networks: tuple[Network, ...]
 
     @classmethod
-    def of(cls, seconds: float, attempts: int, hours: float, networks: Sequence[str]) -> Patience:
+    def of(cls, seconds: float, refusals: int, hours: float, networks: Sequence[str]) -> Patience:
         """As settings have it."""
-        return cls(seconds, attempts, hours, tuple(ipaddress.ip_network(one, strict=False) for one in networks))
+        return cls(seconds, refusals, hours, tuple(ipaddress.ip_network(one, strict=False) for one in networks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Courier:
         """Put it off, or lay it aside; whether what comes behind it may be told now."""
         now = int(self._clock())
         aged = min(now - _seconds_of(first.changed_at), now - (taken.failing_since or now))
-        is_refused = failure.is_refusal and taken.attempts >= self._patience.attempts
+        is_refused = failure.is_refusal and taken.refusals + 1 >= self._patience.refusals
         if is_refused or aged >= self._patience.hours * 3600:
             self._session.subscribers.give_up(taken, failure.reason, now)
             metrics.WEBHOOK_MESSAGES.labels(self.webhook.name, "given_up").inc()
@@ -133,7 +133,7 @@ class Courier:
         pause = max(
             min(_FIRST_RETRY_SECONDS << min(taken.attempts - 1, 16), _LAST_RETRY_SECONDS), failure.retry_seconds
         )
-        self._session.subscribers.put_off(taken, now, now + pause)
+        self._session.subscribers.put_off(taken, now, now + pause, is_refused=failure.is_refusal)
         return False
 
     def tell_again(self) -> bool:

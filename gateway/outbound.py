@@ -85,7 +85,8 @@ def is_allowed(text: str, networks: Sequence[Network]) -> bool:
 
 
 def _is_public(address: Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    is_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or address.is_reserved or is_local)
 
 
 def _meant(address: Address) -> Iterator[Address]:
@@ -173,7 +174,7 @@ def _post(
         )
         with contextlib.closing(connected), deadline(connected, ends - time.monotonic()) as is_over:
             try:
-                return _exchanged(connected, target, body, headers)
+                return _exchanged(connected, target, body, headers, is_over)
             except (OSError, http.client.HTTPException):
                 if is_over.is_set():
                     raise TimeoutError from None
@@ -208,7 +209,9 @@ def _connected(places: Sequence[tuple[int, tuple[str, int]]], ends: float) -> so
     raise failure
 
 
-def _exchanged(connected: socket.socket, target: Target, body: bytes, headers: Mapping[str, str]) -> Answered:
+def _exchanged(
+    connected: socket.socket, target: Target, body: bytes, headers: Mapping[str, str], is_over: threading.Event
+) -> Answered:
     if isinstance(connected, ssl.SSLSocket):
         connected.do_handshake()
     connection = http.client.HTTPConnection(target.host, target.port)
@@ -216,6 +219,8 @@ def _exchanged(connected: socket.socket, target: Target, body: bytes, headers: M
     usual = {"Host": target.authority, "User-Agent": f"dicomweb-gateway/{__version__}", "Connection": "close"}
     connection.request("POST", target.path, body, {**usual, **headers})
     response = connection.getresponse()
+    if is_over.is_set():  # what was cut off looks like the end of a header
+        raise TimeoutError
     asked = response.getheader("Retry-After", "")
     connected.settimeout(_REST_SECONDS)
     with contextlib.suppress(OSError, http.client.HTTPException):  # it was said already: only who says it is let finish

@@ -213,16 +213,14 @@ class ChangeSettings:
     )
     webhooks: tuple[str, ...] = field(
         default=(),
-        metadata=_doc(
-            "Who is told of changes by HTTP, each URL [name=NAME] [events=KIND+KIND…] [secret_file=PATH | secret=TEXT]."
-        ),
+        metadata=_doc("Who is told of changes by HTTP, each URL [name=NAME] [events=KIND+KIND…] [secret_file=PATH]."),
     )
     webhook_networks: tuple[str, ...] = field(
         default=(), metadata=_doc("Addresses or networks that are not public and that webhooks may be at.")
     )
     webhook_seconds: float = field(default=10.0, metadata=_doc("Time for a webhook to answer.", least=0.1, most=600))
-    webhook_attempts: int = field(
-        default=12, metadata=_doc("Attempts after which what a webhook refuses (3xx, 4xx) is laid aside.", least=1)
+    webhook_refusals: int = field(
+        default=12, metadata=_doc("Refusals of a webhook (3xx, 4xx) after which a message is laid aside.", least=1)
     )
     webhook_hours: float = field(
         default=48.0, metadata=_doc("Age at which what cannot be delivered is laid aside.", least=0)

@@ -163,14 +163,15 @@ class Subscriber:
     """Who is told of changes in their order, and how far that is.
 
     sequence: the change up to which it was told. until_sequence: the last one of what is being told, 0 for nothing;
-    attempts: how often that was tried. failing_since: of the failures since it was last told something the first; due:
-    when it may be told the next time. Both in seconds since 1970, 0 for none.
+    attempts: how often that was tried, and refusals: how often it was refused. failing_since: of the failures since it
+    was last told something the first; due: when it may be told the next time. Both in seconds since 1970, 0 for none.
     """
 
     name: str
     sequence: int
     until_sequence: int = 0
     attempts: int = 0
+    refusals: int = 0
     failing_since: int = 0
     due: int = 0
 

@@ -84,8 +84,8 @@ class Subscribers(Protocol):
         """What was taken has been told."""
         ...
 
-    def put_off(self, taken: Subscriber, now: int, due: int) -> None:
-        """It could not be told; it is to be tried again from ``due`` on."""
+    def put_off(self, taken: Subscriber, now: int, due: int, *, is_refused: bool) -> None:
+        """It could not be told, or was refused; it is to be tried again from ``due`` on."""
         ...
 
     def give_up(self, taken: Subscriber, reason: str, now: int) -> None:

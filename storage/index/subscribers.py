@@ -7,6 +7,7 @@ killed in between delays it, and it is told once more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from storage.index.batch import Batch
@@ -16,7 +17,7 @@ from storage.model import Subscriber, Undelivered
 
 _Result = TypeVar("_Result")
 
-_COLUMNS = "name, sequence, until_sequence, attempts, failing_since, due"
+_COLUMNS = "name, sequence, until_sequence, attempts, refusals, failing_since, due"
 _ALL = f"SELECT {_COLUMNS} FROM subscriber ORDER BY name"  # noqa: S608 - constant names
 _FIND = f"SELECT {_COLUMNS} FROM subscriber WHERE name = ?"  # noqa: S608 - constant names
 _BEGIN = (
@@ -24,7 +25,7 @@ _BEGIN = (
     "ON CONFLICT (name) DO NOTHING"
 )
 _SKIP = (
-    "UPDATE subscriber SET sequence = ?, until_sequence = 0, attempts = 0, due = 0 "
+    "UPDATE subscriber SET sequence = ?, until_sequence = 0, attempts = 0, refusals = 0, due = 0 "
     "WHERE name = ? AND sequence = ? AND attempts = ? AND due = ?"
 )
 _TAKE = (
@@ -33,15 +34,17 @@ _TAKE = (
 )
 # Whoever has it now may have taken over from somebody who was late: what was told was told.
 _TOLD = (
-    "UPDATE subscriber SET sequence = until_sequence, until_sequence = 0, attempts = 0, failing_since = 0, due = 0 "
+    "UPDATE subscriber SET sequence = until_sequence, until_sequence = 0, attempts = 0, refusals = 0, "
+    "failing_since = 0, due = 0 "
     "WHERE name = ? AND sequence = ? AND until_sequence = ?"
 )
 _PUT_OFF = (
-    "UPDATE subscriber SET due = ?, failing_since = CASE failing_since WHEN 0 THEN ? ELSE failing_since END "
+    "UPDATE subscriber SET due = ?, refusals = refusals + ?, "
+    "failing_since = CASE failing_since WHEN 0 THEN ? ELSE failing_since END "
     "WHERE name = ? AND sequence = ? AND attempts = ?"
 )
 _GIVE_UP = (
-    "UPDATE subscriber SET sequence = until_sequence, until_sequence = 0, attempts = 0, due = 0, "
+    "UPDATE subscriber SET sequence = until_sequence, until_sequence = 0, attempts = 0, refusals = 0, due = 0, "
     "failing_since = CASE failing_since WHEN 0 THEN ? ELSE failing_since END "
     "WHERE name = ? AND sequence = ? AND attempts = ?"
 )
@@ -94,15 +97,15 @@ class RelationalSubscribers:
         is_taken = self._changed(_TAKE, (until, due, known.name, known.sequence, known.attempts, known.due))
         if not is_taken:
             return None
-        return Subscriber(known.name, known.sequence, until, known.attempts + 1, known.failing_since, due)
+        return replace(known, until_sequence=until, attempts=known.attempts + 1, due=due)
 
     def told(self, taken: Subscriber) -> None:
         """See ``Subscribers.told``."""
         self._changed(_TOLD, (taken.name, taken.sequence, taken.until_sequence))
 
-    def put_off(self, taken: Subscriber, now: int, due: int) -> None:
+    def put_off(self, taken: Subscriber, now: int, due: int, *, is_refused: bool) -> None:
         """See ``Subscribers.put_off``."""
-        self._changed(_PUT_OFF, (due, now, taken.name, taken.sequence, taken.attempts))
+        self._changed(_PUT_OFF, (due, int(is_refused), now, taken.name, taken.sequence, taken.attempts))
 
     def give_up(self, taken: Subscriber, reason: str, now: int) -> None:
         """See ``Subscribers.give_up``."""
@@ -127,7 +130,7 @@ class RelationalSubscribers:
         for row in self._rows(_NEXT, (name, now)):
             known = Undelivered(*row)
             if self._changed(_TAKE_AGAIN, (due, known.id, known.due)):
-                return Undelivered(*row[:4], known.attempts + 1, known.reason, known.given_up_at, due)
+                return replace(known, attempts=known.attempts + 1, due=due)
         return None
 
     def settle(self, taken: Undelivered, failure: str) -> None:

@@ -26,29 +26,29 @@ class SubscribersContract:
         with ThreadPoolExecutor(8) as many:
             taken = list(many.map(lambda _: index.subscribers.take(known, 5, 100), range(8)))
         (one,) = [found for found in taken if found is not None]
-        assert one == index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 1, 0, 100)
+        assert one == index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 1, 0, 0, 100)
         index.subscribers.told(one)
         assert index.subscribers.find(ONE) == Subscriber(ONE, 5)
 
     def test_what_could_not_be_told_is_put_off_with_the_first_failure_noted(self, index):
         first = index.subscribers.take(index.subscribers.find(ONE), 5, 100)
-        index.subscribers.put_off(first, 10, 20)
+        index.subscribers.put_off(first, 10, 20, is_refused=True)
         known = index.subscribers.find(ONE)
-        assert known == Subscriber(ONE, 0, 5, 1, 10, 20)
+        assert known == Subscriber(ONE, 0, 5, 1, 1, 10, 20)
         second = index.subscribers.take(known, 5, 200)
-        index.subscribers.put_off(second, 30, 60)
-        assert index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 2, 10, 60)
+        index.subscribers.put_off(second, 30, 60, is_refused=False)
+        assert index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 2, 1, 10, 60)
         index.subscribers.told(index.subscribers.take(index.subscribers.find(ONE), 5, 300))
         assert index.subscribers.find(ONE) == Subscriber(ONE, 5)
 
     def test_who_was_late_and_told_it_was_told_it(self, index):
         late = index.subscribers.take(index.subscribers.find(ONE), 5, 100)
         successor = index.subscribers.take(index.subscribers.find(ONE), 5, 200)
-        index.subscribers.put_off(late, 150, 160)
+        index.subscribers.put_off(late, 150, 160, is_refused=True)
         assert index.subscribers.find(ONE) == successor, "another one has it now"
         index.subscribers.told(late)
         assert index.subscribers.find(ONE) == Subscriber(ONE, 5)
-        index.subscribers.put_off(successor, 210, 220)
+        index.subscribers.put_off(successor, 210, 220, is_refused=True)
         index.subscribers.give_up(successor, "status 400", 210)
         assert index.subscribers.find(ONE) == Subscriber(ONE, 5)
         assert index.subscribers.undelivered(10) == []
@@ -90,9 +90,9 @@ class SubscribersContract:
 
     def test_a_retry_of_all_ends_the_wait_after_a_failure(self, index):
         taken = index.subscribers.take(index.subscribers.find(ONE), 5, 100)
-        index.subscribers.put_off(taken, 10, 3600)
+        index.subscribers.put_off(taken, 10, 3600, is_refused=False)
         assert index.subscribers.retry(None, 20) == 1
-        assert index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 1, 10, 0)
+        assert index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 1, 0, 10, 0)
 
     def test_what_is_dropped_is_gone_and_its_number_does_not_come_again(self, index):
         for until in (5, 9, 12):

@@ -114,7 +114,7 @@ def test_two_gateways_over_one_database_tell_each_change_once(tmp_path, receiver
 def test_operators_see_retry_and_drop_what_could_not_be_delivered(tmp_path, receiver):
     secret = tmp_path / "secret"
     secret.write_text("text")
-    environment = LOOPBACK | {"GATEWAY_CHANGES__WEBHOOK_ATTEMPTS": "1", "GATEWAY_CHANGES__STABLE_SECONDS": "0"}
+    environment = LOOPBACK | {"GATEWAY_CHANGES__WEBHOOK_REFUSALS": "1", "GATEWAY_CHANGES__STABLE_SECONDS": "0"}
     with running_gateway(tmp_path / "data", *flags(receiver, secret), environment=environment) as gateway:
 
         def command(*arguments):

@@ -249,7 +249,8 @@ def test_clients_are_bounded_and_a_place_is_free_when_one_goes(short, followed):
     assert page(short).status_code == 200, "a page takes nobody's place"
     streams[0].close()
     assert settle(lambda: figure(short, "gateway_changes_listeners") == 3)
-    assert settle(lambda: followed(short).body)
+    again = followed(short)
+    assert settle(lambda: again.body)
 
 
 def fill(gateway, count):
@@ -278,15 +279,16 @@ def test_streams_end_properly_when_the_gateway_stops_and_do_not_hold_it_up(start
     gateway = start_gateway("--workers", "2")
     streams = [followed(gateway) for _ in range(6)]
     assert settle(lambda: all(one.body for one in streams))
-    waiting = threading.Thread(target=lambda: page(gateway, "?wait=50"))
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(page(gateway, "?wait=50").json()["changes"]))
     waiting.start()
-    time.sleep(0.3)
+    assert settle(lambda: figure(gateway, "gateway_changes_listeners") == 7)
     started = time.monotonic()
     assert gateway.stop() == 0
     assert time.monotonic() - started < 10
     assert settle(lambda: all(one.has_ended for one in streams))
     waiting.join(10)
-    assert not waiting.is_alive()
+    assert answers == [[]]
     assert not [line for line in gateway.lines() if line["level"] in ("ERROR", "CRITICAL")]
 
 

@@ -5,6 +5,7 @@ CREATE TABLE subscriber (
     sequence BIGINT NOT NULL,
     until_sequence BIGINT NOT NULL DEFAULT 0,
     attempts BIGINT NOT NULL DEFAULT 0,
+    refusals BIGINT NOT NULL DEFAULT 0,
     failing_since BIGINT NOT NULL DEFAULT 0,
     due BIGINT NOT NULL DEFAULT 0
 );

@@ -7,7 +7,9 @@ CREATE TABLE subscriber (
     sequence INTEGER NOT NULL,
     -- The last change of what is being told, which stays the same until it was; 0: nothing is.
     until_sequence INTEGER NOT NULL DEFAULT 0,
+    -- How often that was tried, and how often refused.
     attempts INTEGER NOT NULL DEFAULT 0,
+    refusals INTEGER NOT NULL DEFAULT 0,
     -- Seconds since 1970 of the first of the failures since it was last told something; 0: there was none.
     failing_since INTEGER NOT NULL DEFAULT 0,
     -- Seconds since 1970: not to be told before; whoever tells it puts that off, so that nobody else does.
