@@ -1,4 +1,4 @@
-"""Command line: serve, import, scrub, reindex, migrate, query, doctor, conformance, settings, version.
+"""Command line: serve, import, scrub, reindex, migrate, query, doctor, webhooks, conformance, settings, version.
 
 Each reads settings, calls, and makes errors exit codes.
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
     from gateway import upkeep
+    from storage.archive import Archive
 
 _USAGE = 2
 _UNREPAIRED = 2
+_MOST_LISTED = 1000
 _INTERRUPTED = 130
 
 
@@ -73,6 +77,13 @@ _SERVE_FLAGS = (
         metavar="'AET KEY=VALUE…'",
         help="Send new instances that match to a peer. Can be given several times.",
     ),
+    click.option(
+        "--webhook",
+        "webhooks",
+        multiple=True,
+        metavar="'URL OPTION…'",
+        help="Tell somebody of changes over HTTP. Can be given several times.",
+    ),
     click.option("--workers", metavar="N", help="Processes that answer HTTP.  [2]"),
     click.option(
         "--insecure-no-auth", is_flag=True, default=None, help="Allow addresses beyond loopback without authentication."
@@ -95,6 +106,7 @@ def _flags(
     ae_title: str | None,
     peers: tuple[str, ...],
     forward: tuple[str, ...],
+    webhooks: tuple[str, ...],
     workers: str | None,
     insecure_no_auth: bool | None,
 ) -> dict[str, object]:
@@ -108,6 +120,7 @@ def _flags(
         "dimse.ae_title": ae_title,
         "dimse.peers": peers or None,
         "dimse.forward": forward or None,
+        "changes.webhooks": webhooks or None,
         "http.workers": workers,
         "http.insecure_no_auth": insecure_no_auth,
     }
@@ -495,6 +508,113 @@ def doctor(url: str, origin: str, header: tuple[str, ...], timeout: float, is_js
         said = [{"check": one.name, "trouble": one.trouble, "is_skipped": one.is_skipped} for one in findings]
         click.echo(json.dumps({"event": "examined", "troubles": troubles, "findings": said}))
     sys.exit(1 if troubles else 0)
+
+
+@main.group()
+def webhooks() -> None:
+    """What webhooks were told of changes, and what could not be delivered; works while the gateway runs."""
+
+
+_IDS = click.argument("ids", nargs=-1, type=click.IntRange(1), metavar="[ID]...")
+_ALL = click.option("--all", "is_all", is_flag=True, help="All there is, in place of some by their numbers.")
+
+
+@webhooks.command("list")
+@_CONFIG
+@_DATA
+@click.option("--json", "is_json", is_flag=True, help="As one JSON object.")
+def list_webhooks(config: Path | None, data: Path | None, is_json: bool) -> None:
+    """Show how far each webhook was told, and what was laid aside."""
+    values = _load(config, {"archive.data": data}).settings
+    with _archive_for_operators(values) as archive:
+        last = archive.latest()
+        known = archive.subscribers.all()
+        laid_aside = archive.subscribers.undelivered(_MOST_LISTED)
+    if is_json:
+        rows = {"webhooks": [asdict(one) for one in known], "undelivered": [asdict(one) for one in laid_aside]}
+        click.echo(json.dumps({"event": "listed", "latest": last, **rows}))
+        return
+    for one in known:
+        state = f"{one.attempts} attempts since {_time(one.failing_since)}, next {_time(one.due)}"
+        click.echo(
+            f"{one.name}: told up to {one.sequence} of {last}{f'; failing, {state}' if one.failing_since else ''}"
+        )
+    for letter in laid_aside:
+        click.echo(
+            f"{letter.id}  {letter.subscriber}: changes {letter.after_sequence + 1} to {letter.until_sequence}, laid "
+            f"aside {_time(letter.given_up_at)} after {letter.attempts} attempts: {letter.reason}"
+            f"{'' if letter.due is None else '; to be tried again'}"
+        )
+
+
+@webhooks.command("retry")
+@_IDS
+@_ALL
+@_CONFIG
+@_DATA
+def retry_webhooks(ids: tuple[int, ...], is_all: bool, config: Path | None, data: Path | None) -> None:
+    """Have a running gateway tell once more of what was laid aside; with --all at once of what waits after a failure,
+    too.
+    """
+    _settle_webhooks(
+        lambda archive, chosen: archive.subscribers.retry(chosen, int(time.time())), ids, is_all, config, data
+    )
+
+
+@webhooks.command("drop")
+@_IDS
+@_ALL
+@_CONFIG
+@_DATA
+def drop_webhooks(ids: tuple[int, ...], is_all: bool, config: Path | None, data: Path | None) -> None:
+    """Forget what was laid aside. The changes stay in the feed."""
+    _settle_webhooks(lambda archive, chosen: archive.subscribers.drop(chosen), ids, is_all, config, data)
+
+
+@webhooks.command("forget")
+@click.argument("name")
+@_CONFIG
+@_DATA
+def forget_webhook(name: str, config: Path | None, data: Path | None) -> None:
+    """Forget how far a webhook was told, and what was laid aside of it: it begins anew, with what happens next."""
+    values = _load(config, {"archive.data": data}).settings
+    with _archive_for_operators(values) as archive:
+        is_known = archive.subscribers.forget(name)
+    if not is_known:
+        _fail("There is no webhook of that name.", 1)
+
+
+def _settle_webhooks(
+    act: Callable[[Archive, Sequence[int] | None], int],
+    ids: tuple[int, ...],
+    is_all: bool,
+    config: Path | None,
+    data: Path | None,
+) -> None:
+    if bool(ids) == is_all:
+        _fail("Name the numbers that `webhooks list` shows, or --all.", _USAGE)
+    values = _load(config, {"archive.data": data}).settings
+    with _archive_for_operators(values) as archive:
+        count = act(archive, None if is_all else ids)
+    click.echo(f"{count} found")
+    sys.exit(0 if is_all or count == len(set(ids)) else 1)
+
+
+@contextlib.contextmanager
+def _archive_for_operators(values: settings.Settings) -> Iterator[Archive]:
+    logs.configure("WARNING", strict=values.logs.strict)
+    logs.guard_process()
+    try:
+        with app.open_archive(values) as archive:
+            yield archive
+    except GatewayError as error:
+        _fail(error.reason, 1)
+    except OSError as error:
+        _fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
+
+
+def _time(seconds: int) -> str:
+    return logs.timestamp(seconds) if seconds else "now"
 
 
 @main.command()

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import partial
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING
 
 from gateway import __version__, allocator, logs, settings
 from gateway.processes import CannotStart, Child, Lifeline, Supervisor, listen, lock_folder
-from gateway.settings import Settings, read_peers, read_routes
+from gateway.settings import Settings, SettingsError, read_peers, read_routes
+from gateway.webhooks import read_webhooks
 from storage.errors import GatewayError
 from storage.spool import sweep
 
@@ -99,6 +101,7 @@ def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
 def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed beside it."""
     from gateway import metrics
+    from gateway.delivery import Courier, Patience
     from gateway.dimse.forwarding import Forwarder, Route
     from gateway.dimse.limits import DimseLimits
     from gateway.dimse.requestor import Peer
@@ -107,6 +110,7 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
     from gateway.pixels.pool import RenderPool
     from gateway.security.actor import Actor
     from gateway.session import Session
+    from gateway.stability import keep_noting
 
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -152,19 +156,43 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
             )
             for route in routes
         ]
-        for thread in forwarding:
+        patience = Patience.of(
+            values.changes.webhook_seconds,
+            values.changes.webhook_refusals,
+            values.changes.webhook_hours,
+            values.changes.webhook_networks,
+        )
+        telling = [
+            threading.Thread(
+                target=Courier(webhook, sessions(Actor("operator", "webhooks")), patience).run,
+                args=(stopping,),
+                name="webhook",
+                daemon=True,  # as above
+            )
+            for webhook in read_webhooks(values.changes.webhooks)
+        ]
+        quiet_seconds = values.changes.stable_seconds
+
+        def note(now: int, due: int) -> bool:
+            metrics.CHANGES_LATEST.set(archive.latest())
+            return bool(quiet_seconds) and archive.note_stable(now, due)
+
+        noting = threading.Thread(
+            target=keep_noting, args=(note, quiet_seconds, stopping), name="stability", daemon=True
+        )
+        for thread in (*forwarding, *telling, noting):
             thread.start()
         ready()
         while not stopping.wait(1.0):
             metrics.note_process("dimse")
-            if not all(thread.is_alive() for thread in (serving, reporting, *forwarding)):
+            if not all(thread.is_alive() for thread in (serving, reporting, *forwarding, *telling, noting)):
                 stopping.set()
                 raise RuntimeError("A thread of the DIMSE process has stopped by itself")
         server.stop(values.dimse.drain_seconds)
         serving.join(_STOP_SECONDS)
         if values.archive.extended_tags:
             indexing.join(_STOP_SECONDS)
-        for thread in (reporting, *forwarding):
+        for thread in (reporting, *forwarding, *telling, noting):
             thread.join(_STOP_SECONDS)
 
 
@@ -172,7 +200,7 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
     """Serve DICOMweb, the start page and metrics on ``listener`` until SIGTERM, then let requests finish."""
     import uvicorn
 
-    from gateway.asgi import application
+    from gateway.asgi import application, tail_of
     from gateway.connections import BoundedHttp
     from gateway.pictures import Pictures
     from gateway.pixels.pool import RenderPool
@@ -185,7 +213,8 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             pixels.workers, seconds=pixels.seconds, memory_bytes=pixels.memory_bytes, folder=values.archive.data
         ) as pool,
     ):
-        app = application(values, sessions, pool)
+        tail = tail_of(values, sessions)
+        app = application(values, sessions, pool, tail)
         config = uvicorn.Config(
             app,
             http=partial(BoundedHttp, values.http),  # type: ignore[arg-type]
@@ -199,7 +228,15 @@ def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None
             timeout_keep_alive=math.ceil(values.http.keep_alive_seconds),
             timeout_graceful_shutdown=math.ceil(values.http.drain_seconds),
         )
-        server = uvicorn.Server(config)
+
+        class Server(uvicorn.Server):
+            """Whoever waits for changes is told that there will be none, or they would keep it from stopping."""
+
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                tail.close()
+                await super().shutdown(sockets)
+
+        server = Server(config)
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises it once more when it has drained
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         pictures = Pictures(sessions(Actor("operator", "thumbnails")), pool)
@@ -328,6 +365,7 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
     Call it in the main thread. Raises SettingsError for what is unsafe, CannotStart, StorageUnavailable.
     """
     settings.refuse_unsafe(values)
+    _refuse_lost_secrets(values)
     data = values.archive.data
     with contextlib.ExitStack() as held:
         lock = lock_folder(data)
@@ -359,6 +397,16 @@ def serve(values: Settings, announce: Callable[[Places], None]) -> None:
         logger.info("gateway.stopped")
 
 
+def _refuse_lost_secrets(values: Settings) -> None:
+    """Raises SettingsError when a webhook could not sign what it sends."""
+    for webhook in read_webhooks(values.changes.webhooks):
+        for secret in webhook.secrets:
+            try:
+                secret.key()
+            except ValueError as error:
+                raise SettingsError(f"changes.webhooks {error}") from None
+
+
 def _close(sockets: list[socket.socket]) -> None:
     for one in sockets:
         one.close()
@@ -378,7 +426,12 @@ def _bring_up_to_date(values: Settings) -> None:
     """
     from gateway.thumbnails import OUTBOX
 
+    webhooks = read_webhooks(values.changes.webhooks)
     with open_archive(values) as archive:
+        for webhook in webhooks:
+            archive.subscribers.find(webhook.name)
+        if values.changes.stable_seconds:
+            archive.note_stable(0, int(time.time()) + values.changes.stable_seconds)
         for name in (*values.dimse.forward, OUTBOX):
             archive.outbox.place(name)
 

@@ -8,9 +8,11 @@ from starlette.responses import Response
 
 from gateway.dicomweb.responses import NO_SNIFF, error_response
 from gateway.dicomweb.routes import routes as dicomweb_routes
+from gateway.dicomweb.tail import Tail
 from gateway.http import AccessLog, Cors, Sessions, check_host
 from gateway.pictures import Renderer
 from gateway.routing import Router
+from gateway.security.actor import Actor
 from gateway.settings import Settings
 from gateway.web.routes import routes as web_routes
 
@@ -21,12 +23,21 @@ _REASONS = {
 }
 
 
-def application(settings: Settings, sessions: Sessions, pool: Renderer) -> AccessLog:
-    """All web doors over one archive. Nothing in it keeps state between requests."""
+def tail_of(settings: Settings, sessions: Sessions) -> Tail:
+    """The end of the change feed, for one event loop."""
+    return Tail(sessions(Actor("operator", "changes")), settings.changes.listeners_maximum)
+
+
+def application(settings: Settings, sessions: Sessions, pool: Renderer, tail: Tail | None = None) -> AccessLog:
+    """All web doors over one archive. Nothing in it keeps state between requests.
+
+    tail: to be closed before the process stops; one of its own unless given.
+    """
     router = Router((*web_routes(), *dicomweb_routes()), _error, check_host)
     router.state.settings = settings
     router.state.sessions = sessions
     router.state.pool = pool
+    router.state.tail = tail or tail_of(settings, sessions)
     origins = settings.http.cors_origins
     return AccessLog(Cors(router, origins) if origins else router)
 

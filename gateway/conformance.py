@@ -159,7 +159,7 @@ def _overview() -> str:
         ("Query/Retrieve: MOVE, GET", "no", "yes"),
         ("Storage Commitment: Push Model", "no", "yes"),
     ]
-    web = sorted({described.name for described in DESCRIBED.values()})
+    web = sorted({described.name for described in DESCRIBED.values() if described.is_standard})
     return (
         _table(("DIMSE service", "SCU", "SCP"), rows)
         + "\nDICOMweb transactions, as origin server: "

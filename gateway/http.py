@@ -49,7 +49,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(?::[0-9]{
 _HOST_CHARACTERS = 300
 _SCHEMES = ("http", "https")
 _EXPOSED = ("Content-Location", "Content-Range", "Content-Length", "ETag", "Warning", "Retry-After")
-_ALLOWED = ("Authorization", "Accept", "Range", "Content-Type", "If-None-Match")
+_ALLOWED = ("Authorization", "Accept", "Range", "Content-Type", "If-None-Match", "Last-Event-ID")
 
 
 @cache

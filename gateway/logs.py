@@ -33,6 +33,7 @@ FIELDS: Mapping[str, str] = {
     "door": "dimse, dicomweb, web or import",
     "error": "class of an exception",
     "exit_code": "of a process; negative: the signal that ended it",
+    "hook": "name of a webhook of the settings",
     "kind": "which of the kinds that the event has",
     "level": "PATIENT, STUDY, SERIES or INSTANCE",
     "limit": "id of the limit that was passed, such as L3",

@@ -76,6 +76,31 @@ COMMITMENTS_WAITING = Gauge(
     "Requests for storage commitment that are still to be answered",
     multiprocess_mode="mostrecent",
 )
+CHANGES_LATEST = Gauge(
+    "gateway_changes_latest", "Sequence of the last change in the feed", multiprocess_mode="mostrecent"
+)
+CHANGES_LISTENERS = Gauge("gateway_changes_listeners", "Clients that wait for changes now", multiprocess_mode="livesum")
+WEBHOOK_BEHIND = Gauge(
+    "gateway_webhook_behind_changes",
+    "Changes behind the one up to which a webhook was told",
+    ["hook"],
+    multiprocess_mode="mostrecent",
+)
+WEBHOOK_FAILING_SECONDS = Gauge(
+    "gateway_webhook_failing_seconds",
+    "How long nothing could be delivered to a webhook; 0 when the last message was",
+    ["hook"],
+    multiprocess_mode="mostrecent",
+)
+WEBHOOK_UNDELIVERED = Gauge(
+    "gateway_webhook_undelivered",
+    "Messages of a webhook that were laid aside",
+    ["hook"],
+    multiprocess_mode="mostrecent",
+)
+WEBHOOK_MESSAGES = Counter(
+    "gateway_webhook_messages_total", "Messages to a webhook, by what became of them", ["hook", "outcome"]
+)
 INTEGRITY_FAILURES = Counter(
     "gateway_integrity_failures_total",
     "Stored objects that were not what their rows say, when they were read",

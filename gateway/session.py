@@ -14,7 +14,7 @@ from storage.attachments import Attachments
 from storage.commitment import Commitment, Reason, Reference
 from storage.errors import GatewayError, uid_digest
 from storage.filemeta import Announcement
-from storage.index.base import Commitments, Outbox
+from storage.index.base import Commitments, Outbox, Subscribers
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Instance, Lined, Receipt, Scope, Source
 from storage.spool import Spool
@@ -116,6 +116,17 @@ class Session:
         """The change feed behind a sequence number."""
         self.actor.permit(Verb.SEARCH)
         return self._archive.changes(after, limit)
+
+    def latest(self) -> int:
+        """The sequence of the last change; 0 while there is none."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.latest()
+
+    @property
+    def subscribers(self) -> Subscribers:
+        """Who is told of changes."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.subscribers
 
     @property
     def outbox(self) -> Outbox:

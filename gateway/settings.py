@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, cast, get_type_hints
 from urllib.parse import urlsplit
 
+from gateway.outbound import is_allowed, is_literal
+from gateway.webhooks import read_webhooks
 from storage.attributes import by_tag
 from storage.commitment import Check
 from storage.dictionary import tag_path
@@ -232,6 +234,39 @@ class PixelSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeSettings:
+    """The change feed, and who is told of changes."""
+
+    stable_seconds: int = field(
+        default=60,
+        metadata=_doc("Seconds without a change after which a series or study is stable; 0: never.", least=0),
+    )
+    listeners_maximum: int = field(
+        default=100, metadata=_doc("Clients that wait for changes at once, in each HTTP worker.", least=1)
+    )
+    heartbeat_seconds: float = field(
+        default=15.0, metadata=_doc("Longest silence towards a client that follows changes.", least=0.1, most=3600)
+    )
+    wait_maximum_seconds: float = field(
+        default=60.0, metadata=_doc("Longest time that a request may wait for changes.", least=0, most=3600)
+    )
+    webhooks: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc("Who is told of changes by HTTP, each URL [name=NAME] [events=KIND+KIND…] [secret_file=PATH]."),
+    )
+    webhook_networks: tuple[str, ...] = field(
+        default=(), metadata=_doc("Addresses or networks that are not public and that webhooks may be at.")
+    )
+    webhook_seconds: float = field(default=10.0, metadata=_doc("Time for a webhook to answer.", least=0.1, most=600))
+    webhook_refusals: int = field(
+        default=12, metadata=_doc("Refusals of a webhook (3xx, 4xx) after which a message is laid aside.", least=1)
+    )
+    webhook_hours: float = field(
+        default=48.0, metadata=_doc("Age at which what cannot be delivered is laid aside.", least=0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Log lines on standard error."""
 
@@ -249,6 +284,7 @@ class Settings:
     http: HttpSettings = field(default_factory=HttpSettings)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     pixels: PixelSettings = field(default_factory=PixelSettings)
+    changes: ChangeSettings = field(default_factory=ChangeSettings)
     logs: LogSettings = field(default_factory=LogSettings)
 
 
@@ -447,6 +483,10 @@ def _check_routes(value: Any) -> None:
     read_routes(value)
 
 
+def _check_webhooks(value: Any) -> None:
+    read_webhooks(value)
+
+
 def _check_peers(value: Any) -> None:
     read_peers(value)
 
@@ -476,6 +516,8 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "dimse.ae_title": _check_ae_title,
     "dimse.peers": _check_peers,
     "dimse.forward": _check_routes,
+    "changes.webhooks": _check_webhooks,
+    "changes.webhook_networks": _check_networks,
     "logs.level": _check_level,
 }
 
@@ -488,7 +530,7 @@ def _parsed(knob: Knob, raw: object, said_by: str) -> Value:
         if isinstance(value, int | float) and not knob.least <= value <= knob.most:
             raise ValueError(f"is not {_bounds(knob)}")
     except ValueError as error:
-        raise SettingsError(f"{knob.path} from {said_by}: {str(raw)!r:.80} {error}") from None
+        raise SettingsError(f"{knob.path} from {said_by}: {_without_secrets(str(raw))!r:.80} {error}") from None
     return value
 
 
@@ -531,7 +573,20 @@ def load(
     ).keys()
     if unknown:
         raise SettingsError(f"dimse.forward names {min(unknown)}, which is none of dimse.peers")
+    _refuse_private_webhooks(settings.changes)
     return Loaded(settings, origins)
+
+
+def _refuse_private_webhooks(changes: ChangeSettings) -> None:
+    """Names are looked at whenever they are resolved; an address is known now."""
+    networks = [ipaddress.ip_network(one, strict=False) for one in changes.webhook_networks]
+    for webhook in read_webhooks(changes.webhooks):
+        host = webhook.target.host
+        if is_literal(host) and not is_allowed(host, networks):
+            raise SettingsError(
+                f"changes.webhooks names {host}, which is not public: if it is meant, name it in"
+                " changes.webhook_networks"
+            )
 
 
 def _built(values: Mapping[str, Value]) -> Settings:
@@ -609,13 +664,21 @@ def plain(value: Value) -> int | float | bool | str | list[str]:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
-_PASSWORD = re.compile(r"(://[^:/@]*:)[^@/]*(?=@)|(\bpassword=)[^&\s]*")
+_PASSWORD = re.compile(
+    r"(://[^:/@]*:)[^@/]*(?=@)|(\bpassword=)[^&\s]*|(\bsecret=).*?(?=\s(?:name|events|secret|secret_file)=|$)"
+)
+
+
+def _without_secrets(text: str) -> str:
+    return _PASSWORD.sub(lambda found: "".join(filter(None, found.groups())) + "***", text)
 
 
 def shown(value: Value) -> int | float | bool | str | list[str]:
-    """A value for people: without the password that a URL may have in it."""
+    """A value for people: without the password that a URL may have in it, and the secrets of webhooks."""
     known = plain(value)
-    return _PASSWORD.sub(r"\1\2***", known) if isinstance(known, str) else known
+    if isinstance(known, list):
+        return [_without_secrets(one) for one in known]
+    return _without_secrets(known) if isinstance(known, str) else known
 
 
 def value_of(settings: Settings, knob: Knob) -> Value:

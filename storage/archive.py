@@ -22,7 +22,7 @@ from storage.errors import (
     TooLarge,
 )
 from storage.filemeta import Announcement
-from storage.index.base import Commitments, Index, Outbox
+from storage.index.base import Commitments, Index, Outbox, Subscribers
 from storage.journal import Journal
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Instance, Lined, Outcome, Progress, Receipt, Scope, Source
@@ -265,6 +265,19 @@ class Archive:
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """The change feed behind a sequence number (R11)."""
         return self._index.changes(after, limit)
+
+    def latest(self) -> int:
+        """The sequence of the last change; 0 while there is none."""
+        return self._index.latest()
+
+    def note_stable(self, now: int, due: int) -> bool:
+        """Note which series and studies have come to rest. See ``Index.note_stable``."""
+        return self._index.note_stable(now, due)
+
+    @property
+    def subscribers(self) -> Subscribers:
+        """Who is told of changes."""
+        return self._index.subscribers
 
     @property
     def outbox(self) -> Outbox:

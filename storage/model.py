@@ -135,9 +135,14 @@ class Receipt:
     warnings: tuple[str, ...] = ()
 
 
+SERIES_STABLE, STUDY_STABLE = "series-stable", "study-stable"
+KINDS = ("stored", "replaced", "deleted", SERIES_STABLE, STUDY_STABLE)
+"""What a change may say of its scope: the last two that nothing has happened to a series or study for a while."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the change feed: strictly increasing, without gaps (R11)."""
+    """One line of the change feed: strictly increasing, without gaps (R11). kind: one of ``KINDS``."""
 
     sequence: int
     kind: str
@@ -197,6 +202,42 @@ class Pending(NamedTuple):
     series_instance_uid: str
     attempts: int
     due: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """Who is told of changes in their order, and how far that is.
+
+    sequence: the change up to which it was told. until_sequence: the last one of what is being told, 0 for nothing;
+    attempts: how often that was tried, and refusals: how often it was refused. failing_since: of the failures since it
+    was last told something the first; due: when it may be told the next time. Both in seconds since 1970, 0 for none.
+    """
+
+    name: str
+    sequence: int
+    until_sequence: int = 0
+    attempts: int = 0
+    refusals: int = 0
+    failing_since: int = 0
+    due: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Changes that a subscriber was not told of: those behind ``after_sequence``, up to ``until_sequence``.
+
+    reason: of the last attempt, a phrase of ours. given_up_at: seconds since 1970. due: the same, from which on it is
+    to be tried once more, if it is.
+    """
+
+    id: int
+    subscriber: str
+    after_sequence: int
+    until_sequence: int
+    attempts: int
+    reason: str
+    given_up_at: int
+    due: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dicomweb import bulk, commitment, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, changes, commitment, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.documents import ENCAPSULATED, REPORT_OFFERS
 from gateway.dicomweb.media_types import (
     DICOM,
@@ -53,12 +53,16 @@ _RENDERED = ("accept", "annotation", "charset", "iccprofile", "quality", "viewpo
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What one endpoint does: name of the transaction, parameters of its query, media types of answer and request."""
+    """What one endpoint does: name of the transaction, parameters of its query, media types of answer and request.
+
+    is_standard: whether it is a transaction of PS3.18.
+    """
 
     name: str
     parameters: tuple[str, ...]
     answers: tuple[str, ...]
     requests: tuple[str, ...] = ()
+    is_standard: bool = True
 
 
 def _texts(offers: Iterable[Representation]) -> tuple[str, ...]:
@@ -105,6 +109,8 @@ DESCRIBED: Mapping[Endpoint, Described] = {
     wado_uri.retrieve: Described(
         "RetrieveURI", tuple(sorted(wado_uri.PARAMETERS)), (*_THUMBNAILS, *_VIDEOS, *_DOCUMENTS, DICOM)
     ),
+    changes.changes: Described("RetrieveChanges", changes.PARAMETERS, _texts(changes.OFFERS), is_standard=False),
+    changes.latest: Described("RetrieveLatestChange", (), (JSON,), is_standard=False),
 }
 """By endpoint of the table of routes."""
 

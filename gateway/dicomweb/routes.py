@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.dicomweb import bulk, commitment, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, changes, commitment, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.capabilities import capabilities
 from gateway.dicomweb.responses import ALIAS, ROOT
 from gateway.routing import Endpoint, Route
@@ -13,6 +13,8 @@ _INSTANCE = _SERIES + "/instances/{instance}"
 _FRAMES = _INSTANCE + "/frames/{frames}"
 _URI = "/wado"
 _COMMITMENT = "/commitment-requests/{transaction}"
+_CHANGES = "/changes"
+_LATEST = _CHANGES + "/latest"
 
 TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/studies", qido.studies),
@@ -49,11 +51,16 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", _FRAMES + "/thumbnail", rendered.thumbnail),
     ("GET", _COMMITMENT, commitment.result),
     ("POST", _COMMITMENT, commitment.ask),
+    ("GET", _CHANGES, changes.changes),
+    ("GET", _LATEST, changes.latest),
 )
 
 
 def routes() -> list[Route]:
-    """DICOMweb below its root, and below the alias that Orthanc's users know; WADO-URI at the top, too."""
+    """DICOMweb below its root, and below the alias that Orthanc's users know; WADO-URI and the change feed at the top,
+    too.
+    """
     rows = [*TABLE, ("OPTIONS", "", capabilities(TABLE))]
     table = [Route(method, root + path, endpoint) for root in (ROOT, ALIAS) for method, path, endpoint in rows]
-    return [*table, Route("GET", _URI, wado_uri.retrieve)]
+    at_top = ((_URI, wado_uri.retrieve), (_CHANGES, changes.changes), (_LATEST, changes.latest))
+    return [*table, *(Route("GET", path, endpoint) for path, endpoint in at_top)]

@@ -6,12 +6,12 @@ import contextlib
 import http.client
 import socket
 import ssl
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from gateway import __version__
+from gateway.outbound import deadline
 from gateway.query.failures import Failed, Unreachable
 from gateway.query.server import WebServer
 from gateway.query.text import quoted
@@ -63,7 +63,7 @@ def _fetch(
             context.wrap_socket(plain, server_hostname=server.host, do_handshake_on_connect=False) if context else plain
         )
         kind = http.client.HTTPSConnection if context else http.client.HTTPConnection
-        with contextlib.closing(connected), _deadline(connected, seconds) as is_over:
+        with contextlib.closing(connected), deadline(connected, seconds) as is_over:
             try:
                 if isinstance(connected, ssl.SSLSocket):
                     connected.do_handshake()
@@ -88,25 +88,6 @@ def _usual_headers() -> dict[str, str]:
         "Connection": "close",
         "User-Agent": f"dicomweb-gateway/{__version__}",
     }
-
-
-@contextlib.contextmanager
-def _deadline(connected: socket.socket, seconds: float) -> Iterator[threading.Event]:
-    """Break the connection when time is up: a server that sends a byte now and then never meets a socket's timeout."""
-    is_over = threading.Event()
-
-    def interrupt() -> None:
-        is_over.set()
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield is_over
-    finally:
-        timer.cancel()
 
 
 def _body(server: WebServer, response: http.client.HTTPResponse, maximum_bytes: int) -> bytes:

@@ -21,6 +21,8 @@ from storage.model import (
     Progress,
     Receipt,
     Scope,
+    Subscriber,
+    Undelivered,
 )
 
 
@@ -186,6 +188,72 @@ class Commitments(Protocol):
 
     def count(self) -> int:
         """How many requests are still to be answered."""
+
+
+class Subscribers(Protocol):
+    """Who is told of changes, each in the order of the feed, by name, which is any text.
+
+    Thread-safe, for any number of processes. Times are seconds since 1970. A subscriber is told of one stretch of the
+    feed at a time, which stays the same however often it is tried; whoever takes it has it for himself until it is due.
+    """
+
+    def all(self) -> Sequence[Subscriber]:
+        """Everybody there is, by name."""
+        ...
+
+    def find(self, name: str) -> Subscriber:
+        """One of them; a new one begins at the end of the feed."""
+        ...
+
+    def skip(self, known: Subscriber, to: int) -> bool:
+        """Move on to the change ``to``, as there is nothing to be told up to there. False: somebody was there."""
+        ...
+
+    def take(self, known: Subscriber, until: int, due: int) -> Subscriber | None:
+        """Begin to tell of the changes up to ``until``; nobody else does before ``due``. None: somebody else has it."""
+        ...
+
+    def told(self, taken: Subscriber) -> None:
+        """What was taken has been told."""
+        ...
+
+    def put_off(self, taken: Subscriber, now: int, due: int, *, is_refused: bool) -> None:
+        """It could not be told, or was refused; it is to be tried again from ``due`` on."""
+        ...
+
+    def give_up(self, taken: Subscriber, reason: str, now: int) -> None:
+        """It could not be told, and is laid aside, so that what comes behind it may be."""
+        ...
+
+    def undelivered(self, limit: int) -> Sequence[Undelivered]:
+        """What was laid aside, the oldest first."""
+        ...
+
+    def count_undelivered(self, name: str) -> int:
+        """How much was laid aside of one subscriber."""
+        ...
+
+    def take_again(self, name: str, now: int, due: int) -> Undelivered | None:
+        """Begin to tell once more of something laid aside that is to be retried; nobody else does before ``due``."""
+        ...
+
+    def settle(self, taken: Undelivered, failure: str) -> None:
+        """What was taken again has been told, or with a failure is laid aside again."""
+        ...
+
+    def retry(self, ids: Sequence[int] | None, now: int) -> int:
+        """Have that tried once more which was laid aside; for None all of it, and whoever waits after a failure.
+
+        Returns how many there were.
+        """
+        ...
+
+    def drop(self, ids: Sequence[int] | None) -> int:
+        """Forget what was laid aside, for None all of it. Returns how much there was."""
+        ...
+
+    def forget(self, name: str) -> bool:
+        """Forget a subscriber and what was laid aside of it: a new one of that name begins at the end of the feed."""
         ...
 
 
@@ -209,6 +277,11 @@ class Index(Protocol):
     @property
     def commitments(self) -> Commitments:
         """Requests for storage commitment."""
+        ...
+
+    @property
+    def subscribers(self) -> Subscribers:
+        """Who is told of changes."""
         ...
 
     def add(self, entry: Entry) -> Receipt:
@@ -273,6 +346,18 @@ class Index(Protocol):
 
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """Changes with a sequence greater than ``after``, ascending (R11)."""
+        ...
+
+    def latest(self) -> int:
+        """The sequence of the last change; 0 while there is none."""
+        ...
+
+    def note_stable(self, now: int, due: int) -> bool:
+        """Note in the feed which series and studies have come to rest; whether there may be more to do.
+
+        now: seconds since 1970. due: when what something has happened to since the last call may be called stable. Each
+        is noted once, until something happens to it again; any number of processes may call it, and be killed (R11).
+        """
         ...
 
     def index_extended(self) -> Progress:

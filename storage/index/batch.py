@@ -260,7 +260,7 @@ class Batch:
         if self._extended != ():
             self._extend(Level.INSTANCE, row_id, row.entry.attributes.get(Level.INSTANCE, {}))
             self._first_id = min(self._first_id or row_id, row_id)
-        self._note(STORED, instance.scope)
+        self.note(STORED, instance.scope)
         if not is_new_study:
             self._gain(study, series, instance, is_new_series=is_new_series)
         return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
@@ -338,7 +338,8 @@ class Batch:
                 self._extend(Level.SERIES, series.id, series.attributes, gained)
         return series, False
 
-    def _note(self, kind: str, scope: Scope) -> None:
+    def note(self, kind: str, scope: Scope) -> None:
+        """Write one change, behind all others (R11)."""
         uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
         self._connection.execute(_INSERT_CHANGE, (kind, *uids, self._now))
 
@@ -394,7 +395,7 @@ class Batch:
             emptied = sorted({(row[-2], row[1]) for row in rows if row[-1] == study_id})
             self._remove_empty_parents(study_id, study_uid, emptied)
         fall_back(self._connection)
-        self._note(DELETED, scope)
+        self.note(DELETED, scope)
         self.forget()
         for study_id, _ in studies:
             self._gains.pop(study_id, None)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from storage.attributes import table
-from storage.index import probes
+from storage.index import probes, stability
 from storage.index.batch import Batch, row_of
 from storage.index.commitments import RelationalCommitments
 from storage.index.committer import Committer
@@ -37,6 +37,7 @@ from storage.index.sql import (
     scope_condition,
     search_statement,
 )
+from storage.index.subscribers import RelationalSubscribers
 from storage.index.upkeep import RelationalUpkeep
 from storage.matching import Query
 from storage.model import (
@@ -65,6 +66,7 @@ _CHANGES = (
     "SELECT sequence, kind, study_instance_uid, series_instance_uid, sop_instance_uid, changed_at FROM change "
     "WHERE sequence > ? ORDER BY sequence LIMIT ?"
 )
+_LATEST = "SELECT coalesce(max(sequence), 0) FROM change"
 _THUMBNAIL = (
     "SELECT picture FROM thumbnail JOIN instance ON thumbnail.instance = instance.id "
     "WHERE instance.sop_instance_uid = ? AND thumbnail.name = ?"
@@ -82,7 +84,7 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    outbox, commitments, upkeep: see ``Index``. queue_capacity: stores that may wait for a commit.
+    outbox, commitments, subscribers, upkeep: see ``Index``. queue_capacity: stores that may wait for a commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
@@ -91,6 +93,7 @@ class RelationalIndex:
         self.outbox = RelationalOutbox(engine, self._committer)
         self.upkeep = RelationalUpkeep(engine, self._committer)
         self.commitments = RelationalCommitments(engine, self._committer, self.outbox)
+        self.subscribers = RelationalSubscribers(engine, self._committer)
         try:
             self._register()
         except BaseException:
@@ -270,6 +273,21 @@ class RelationalIndex:
         """See ``Index.changes``."""
         rows = self._rows(_CHANGES, (after, limit))
         return [Change(sequence, kind, Scope(*uids), changed_at) for sequence, kind, *uids, changed_at in rows]
+
+    def latest(self) -> int:
+        """See ``Index.latest``."""
+        return int(self._rows(_LATEST, ())[0][0])
+
+    def note_stable(self, now: int, due: int) -> bool:
+        """See ``Index.note_stable``. Where nothing is new or due nothing is written."""
+        with self._engine.reading() as connection:
+            if not stability.has_work(connection, now):
+                return False
+
+        def step(batch: Batch) -> bool:
+            return batch.apart(lambda connection: stability.step(connection, batch.note, now, due))
+
+        return self._committer.run(step)
 
     def index_extended(self) -> Progress:
         """See ``Index.index_extended``."""

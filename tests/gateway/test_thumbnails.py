@@ -209,6 +209,23 @@ def test_what_comes_while_a_thumbnail_is_made_is_not_forgotten(making):
         assert image.size == (128, 64)
 
 
+def test_what_is_not_stored_makes_none(making):
+    making.keep("1.2.3.1", 1)
+    making.step()
+    making.step(QUIET)
+    making.archive.note_stable(0, 0)
+    making.keep("1.2.3.1", 1, first=2)
+    making.step()
+    making.step(QUIET)
+    while making.archive.note_stable(1, 1):
+        pass
+    while making.archive.note_stable(2, 2):
+        pass
+    assert [change.kind for change in making.archive.changes(2, 9)] == ["series-stable", "study-stable"]
+    assert making.thumbnailer.follow()
+    assert making.session.outbox.count(OUTBOX) == 0
+
+
 def test_a_thumbnailer_ends_when_it_is_told_to(making):
     stopping = threading.Event()
     thread = threading.Thread(target=making.thumbnailer.run, args=(stopping,))

@@ -25,13 +25,17 @@ from tests.contracts.commitments import CommitmentsContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.stability import StabilityContract
+from tests.contracts.subscribers import SubscribersContract
 from tests.fix_index import entry, study_scope
 from tests.fix_postgresql import database_url, new_server, shared_server
 
 ROOT = Path(__file__).parents[2]
 
 
-class TestPostgresqlIndex(IndexContract, ExtendedContract, OutboxContract, CommitmentsContract):
+class TestPostgresqlIndex(
+    IndexContract, ExtendedContract, OutboxContract, CommitmentsContract, StabilityContract, SubscribersContract
+):
     @contextlib.contextmanager
     def open(self, folder):
         with contextlib.closing(open_index(database_url(folder))) as index:

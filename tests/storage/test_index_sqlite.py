@@ -9,9 +9,13 @@ from tests.contracts.commitments import CommitmentsContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.stability import StabilityContract
+from tests.contracts.subscribers import SubscribersContract
 
 
-class TestSqliteIndex(IndexContract, ExtendedContract, OutboxContract, CommitmentsContract):
+class TestSqliteIndex(
+    IndexContract, ExtendedContract, OutboxContract, CommitmentsContract, StabilityContract, SubscribersContract
+):
     @contextlib.contextmanager
     def open(self, folder):
         with contextlib.closing(open_index(folder / "index.sqlite")) as index:

@@ -71,6 +71,20 @@ def test_new_instances_are_sent_and_older_ones_are_not(listener, forward):
         assert found.associations == 1
 
 
+def test_what_is_not_stored_sends_nothing(listener, forward):
+    listener.archive.note_stable(0, 0)
+    with destination() as found:
+        forwarder, route, _ = forward("DEST", found.port)
+        fill(listener, [1])
+        step(forwarder)
+        while listener.archive.note_stable(1, 1):
+            pass
+        assert [change.kind for change in listener.archive.changes(1, 9)] == ["series-stable", "study-stable"]
+        assert forwarder.follow()
+        assert waiting(listener, route) == 0
+        assert found.associations == 1
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
