@@ -22,9 +22,11 @@ from storage.filemeta import Announcement
 from storage.frames import frame_table
 from storage.index.base import Index, Outbox
 from storage.keys import instance_key
+from storage.ledger import Ledger
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Entry, Instance, Lined, Progress, Receipt, Scope, Source
 from storage.objects.base import ObjectStore
+from storage.quarantine import Quarantine
 from storage.spool import Spool
 from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax, checked_uid, is_uid, transfer_syntax
@@ -45,17 +47,37 @@ class Identity:
 class Archive:
     """Store, search, retrieve, delete. Thread-safe; any number of them may share one store and one index.
 
-    maximum_instance_bytes: the largest Data Set that is taken (L6).
+    maximum_instance_bytes: the largest Data Set that is taken (L6). quarantine: where whoever refuses instances may
+    keep them; None for nowhere. ledger_days, ledger_maximum_rows: how long lines of the ingest ledger are kept.
     """
 
-    def __init__(self, objects: ObjectStore, index: Index, *, maximum_instance_bytes: int = 4 << 30) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        index: Index,
+        *,
+        maximum_instance_bytes: int = 4 << 30,
+        quarantine: Quarantine | None = None,
+        ledger_days: int = 90,
+        ledger_maximum_rows: int = 100_000,
+    ) -> None:
         self._objects = objects
         self._index = index
         self._maximum_instance_bytes = maximum_instance_bytes
+        self.quarantine = quarantine
+        self.ledger = Ledger(index.deliveries, days=ledger_days, maximum_rows=ledger_maximum_rows)
 
-    def spool(self, announcement: Announcement | None = None) -> Spool:
-        """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream."""
-        return Spool(self._objects.spool_directory, announcement, maximum_bytes=self._maximum_instance_bytes)
+    def spool(self, announcement: Announcement | None = None, *, keeps_foreign: bool = False) -> Spool:
+        """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream.
+
+        keeps_foreign: collect to its end what is no Part 10 stream, where there is a quarantine for it.
+        """
+        return Spool(
+            self._objects.spool_directory,
+            announcement,
+            maximum_bytes=self._maximum_instance_bytes,
+            keeps_foreign=keeps_foreign and self.quarantine is not None,
+        )
 
     def store(self, spool: Spool, source: Source, *, study_instance_uid: str = "") -> Receipt:
         """Keep what the spool collected, and return once object and row are durable.
@@ -170,6 +192,7 @@ class Archive:
 
     def close(self) -> None:
         """Finish what is queued and let go of index and store."""
+        self.ledger.close()
         self._index.close()
 
 

@@ -167,7 +167,8 @@ def database_url(folder: Path) -> str:
             with psycopg.connect(server.url(name), autocommit=True) as connection:
                 connection.execute(
                     "TRUNCATE study, series, instance, document, thumbnail, rival, tombstone, change, "
-                    "study_extended, series_extended, instance_extended, extended_tag, route, outbox RESTART IDENTITY"
+                    "study_extended, series_extended, instance_extended, extended_tag, route, outbox, "
+                    "delivery, delivery_study RESTART IDENTITY"
                 )
         _folders[name] = folder
     return server.database(name)

@@ -29,6 +29,7 @@ from gateway.settings import HttpSettings
 from storage import errors
 from storage.errors import GatewayError
 from storage.frames import PIXELS_MISSING
+from storage.ledger import CONNECTION_LOST, CUT_OFF, Account
 from storage.model import Outcome, Receipt, Scope, Source
 from storage.spool import Spool
 from storage.uids import is_uid
@@ -232,8 +233,8 @@ class Part:
         except GatewayError as error:
             self.error = error.with_traceback(None)
 
-    def refuse_early(self) -> Failure | None:
-        """The failure of a part that cannot be stored, if that can be said without a thread."""
+    def refuse_early(self, session: Session, account: Account) -> Failure | None:
+        """The failure of a part that cannot be stored, if that can be said without a thread: nothing is to be kept."""
         if self._writing is not None:
             return None
         if self.error is None and self._gathered.size_bytes <= SMALL_PART_BYTES:
@@ -243,12 +244,14 @@ class Part:
                 self._spool.finish()
             except GatewayError as error:
                 self.error = self.error or error
-        if self.error is None:
+        if self.error is None or session.keeps(account, self.error, self._spool):
             return None
         self.drop()
-        return failure_of(self.error, self._spool)
+        failure = failure_of(self.error, self._spool)
+        session.refuse(account, self.error, failure.reason)
+        return failure
 
-    def store(self, session: Session, source: Source, study_instance_uid: str) -> Receipt | Failure | None:
+    def store(self, session: Session, account: Account, study_instance_uid: str) -> Receipt | Failure | None:
         """Keep the instance; blocks until it is durable or refused, and leaves no file. None when it was dropped."""
         with self._lock:
             if self._is_dropped:
@@ -257,11 +260,22 @@ class Part:
                 self._spool_bytes(self._gathered)
                 self._gathered = Gathered()
                 if self.error is not None:
-                    return failure_of(self.error, self._spool)
+                    return self._refused(session, account, self.error, study_instance_uid)
                 try:
-                    return session.store(self._spool, source, study_instance_uid=study_instance_uid)
+                    receipt = session.store(self._spool, account.source, study_instance_uid=study_instance_uid)
                 except GatewayError as error:
-                    return failure_of(error, self._spool)
+                    return self._refused(session, account, error, study_instance_uid)
+                except Exception as error:
+                    status = FAILURE_REASONS[GatewayError]
+                    session.refuse(account, error, status, self._spool, study_instance_uid=study_instance_uid)
+                    raise
+                account.note(receipt, self._spool.size_bytes)
+                return receipt
+
+    def _refused(self, session: Session, account: Account, error: GatewayError, study_instance_uid: str) -> Failure:
+        failure = failure_of(error, self._spool)
+        session.refuse(account, error, failure.reason, self._spool, study_instance_uid=study_instance_uid)
+        return failure
 
     def drop(self) -> None:
         """Let go of the bytes and the file, at once or when the thread that is at work on them has ended."""
@@ -279,7 +293,7 @@ class Intake:
 
     def __init__(self, session: Session, source: Source, study_instance_uid: str) -> None:
         self._session = session
-        self._source = source
+        self.account = session.account(source)
         self._study_instance_uid = study_instance_uid
         self._part: Part | None = None
         self._running: deque[asyncio.Task[None]] = deque()
@@ -292,13 +306,13 @@ class Intake:
             assert self._part is not None
             await self._part.add(event)
         elif isinstance(event, PartBegins):
-            self._part = Part(self._session.spool(), event.headers.get("content-type", ""))
+            self._part = Part(self._session.spool(keeps_foreign=True), event.headers.get("content-type", ""))
         elif event is Mark.PART_ENDS:
             await self._end_part()
 
     async def _end_part(self) -> None:
         assert self._part is not None
-        failure = self._part.refuse_early()
+        failure = self._part.refuse_early(self._session, self.account)
         self._outcomes.append(failure)
         if failure is None:
             while len(self._running) >= MAXIMUM_IN_FLIGHT:
@@ -309,7 +323,7 @@ class Intake:
     async def _store(self, number: int, part: Part) -> None:
         try:
             await part.settle()
-            outcome = await in_waiting_thread(part.store, self._session, self._source, self._study_instance_uid)
+            outcome = await in_waiting_thread(part.store, self._session, self.account, self._study_instance_uid)
         finally:
             part.drop()
         self._outcomes[number] = outcome
@@ -410,11 +424,17 @@ async def store(request: Request) -> Response:
     answer_type = _answer_type(request)
     source = Source("dicomweb", address=request.client.host if request.client else "")
     intake = Intake(session_of(request), source, study_instance_uid)
+    ending = "broken off"
     try:
-        broken = await _receive(events, intake)
+        broken, ending = await _receive(events, intake)
         outcomes = await intake.outcomes()
+        if broken is not None:
+            intake.account.note_failure(CUT_OFF if ending == CONNECTION_LOST else type(broken).__name__)
     finally:
-        await intake.close()
+        try:
+            await intake.close()
+        finally:
+            intake.account.close(ending)
     if broken is not None:
         if not any(isinstance(outcome, Receipt) for outcome in outcomes):
             raise broken
@@ -427,19 +447,19 @@ async def store(request: Request) -> Response:
     return Response(orjson.dumps(module), status_for(outcomes), headers, answer_type)
 
 
-async def _receive(events: AsyncGenerator[Event, None], intake: Intake) -> GatewayError | None:
-    """Read the body to its end; returns what kept us from it."""
+async def _receive(events: AsyncGenerator[Event, None], intake: Intake) -> tuple[GatewayError | None, str]:
+    """Read the body to its end; returns what kept us from it, and how the request ended for the ledger."""
     try:
         async with aclosing(events):
             async for event in events:
                 await intake.take(event)
                 if intake.is_storage_down:
-                    return errors.StorageUnavailable()
+                    return errors.StorageUnavailable(), "broken off"
     except ClientDisconnect:
-        return errors.BadRequest("The body ends before its closing boundary")
+        return errors.BadRequest("The body ends before its closing boundary"), CONNECTION_LOST
     except (errors.BadRequest, errors.TooLarge) as error:
-        return error
-    return None
+        return error, "malformed"
+    return None, "answered"
 
 
 def _log_failures(outcomes: Sequence[Receipt | Failure]) -> None:

@@ -29,7 +29,7 @@ from gateway.dimse.associate import (
     encode_rejection,
 )
 from gateway.dimse.command import RESPONSE, Element, Field
-from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DrainingError
+from gateway.dimse.connection import ClosedError, Connection, ConnectionEndedError, DeadlineError, DrainingError
 from gateway.dimse.contexts import Service, negotiate, scp_roles
 from gateway.dimse.limits import DimseLimits
 from gateway.dimse.models import negotiate_extended
@@ -49,6 +49,7 @@ from gateway.security.actor import Actor
 from gateway.session import Session
 from gateway.transcoding import Transcoder
 from storage.errors import TooLarge
+from storage.ledger import CONNECTION_LOST, Account
 from storage.model import Source
 
 logger = logging.getLogger(__name__)
@@ -277,7 +278,8 @@ class DimseServer:
             limits, peer.calling_ae, extended, roles, self._destinations, self._transcoder
         )
         source = Source("dimse", peer.calling_ae, peer.address)
-        return _Conversation(association, self._sessions(actor), source, limits, queries, retrievals)
+        session = self._sessions(actor)
+        return _Conversation(association, session, session.account(source, peer.called_ae), limits, queries, retrievals)
 
     def _objection(self, proposal: Proposal) -> _Rejection | None:
         if not proposal.protocol_version & 1:
@@ -319,6 +321,15 @@ def _is_ae_title(title: str) -> bool:
     return 0 < len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title
 
 
+def _ending(end: ConnectionEndedError) -> str:
+    """How an association ended, and by whom, for the ledger."""
+    if isinstance(end, (ReleasedError, AbortedError)):
+        return end.reason
+    if isinstance(end, ClosedError):
+        return CONNECTION_LOST
+    return f"{'timed out' if isinstance(end, DeadlineError) else 'aborted by us'}: {end.reason}"
+
+
 class _Conversation:
     """The messages of one association, one after the other, each answered by the service it belongs to."""
 
@@ -326,14 +337,14 @@ class _Conversation:
         self,
         association: Association,
         session: Session,
-        source: Source,
+        account: Account,
         limits: DimseLimits,
         queries: query_scp.QueryService,
         retrievals: retrieve_scp.RetrieveService,
     ) -> None:
         self._association = association
         self._session = session
-        self._source = source
+        self._account = account
         self._limits = limits
         self._queries = queries
         self._retrievals = retrievals
@@ -343,18 +354,24 @@ class _Conversation:
         started = time.monotonic()
         count = 0
         metrics.DIMSE_ASSOCIATIONS.inc()
-        reason = "error"
+        reason = ending = "error"
         try:
             while True:
                 self._answer(self._association.next_request())
                 count += 1
         except ConnectionEndedError as end:
-            reason = end.reason
+            reason, ending = end.reason, _ending(end)
             raise
         finally:
+            self._account.close(ending)
             metrics.DIMSE_ASSOCIATIONS.dec()
             seconds = time.monotonic() - started
-            extra = {"reason": reason, "count": count, "ms": round(seconds * 1000), "address": self._source.address}
+            extra = {
+                "reason": reason,
+                "count": count,
+                "ms": round(seconds * 1000),
+                "address": self._account.source.address,
+            }
             logger.info("dimse.association.ended", extra=extra)
 
     def _answer(self, request: Request) -> None:
@@ -390,7 +407,7 @@ class _Conversation:
 
     def store(self, request: Request) -> Reply:
         return storage_scp.store(
-            self._association, request, self._session, self._source, self._limits.instance_maximum_bytes
+            self._association, request, self._session, self._account, self._limits.instance_maximum_bytes
         )
 
     def find(self, request: Request) -> Reply:

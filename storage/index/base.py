@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Entry, Instance, Lined, Parcel, Progress, Receipt, Scope
+from storage.model import Answer, Change, Delivery, Document, Entry, Instance, Lined, Parcel, Progress, Receipt, Scope
 
 
 class Outbox(Protocol):
@@ -44,6 +44,29 @@ class Outbox(Protocol):
         ...
 
 
+class Deliveries(Protocol):
+    """Lines of the ingest ledger. Thread-safe, for any number of processes."""
+
+    def record(self, deliveries: Sequence[Delivery]) -> None:
+        """Write a line for each, in one durable transaction; one that is known by its key is written anew."""
+        ...
+
+    def find(
+        self, *, since: str = "", calling_ae: str = "", failed: bool = False, study: str = "", limit: int = 1000
+    ) -> Sequence[Delivery]:
+        """Lines, the newest first.
+
+        since: those to which something came at that time (UTC, as ``Delivery.last_at``) or later. failed: those of
+        which something was refused. study: those that brought an instance of that study, then with its outcomes;
+        without it lines have no ``studies``.
+        """
+        ...
+
+    def prune(self, before: str, maximum_rows: int) -> None:
+        """Remove lines to which nothing came since ``before``, and the oldest of more than so many."""
+        ...
+
+
 class Index(Protocol):
     """Rows by query. Thread-safe; several processes may share one. Foreign errors become StorageUnavailable.
 
@@ -54,6 +77,11 @@ class Index(Protocol):
     @property
     def outbox(self) -> Outbox:
         """What is still to be sent to peers."""
+        ...
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """What came in, by whom and how."""
         ...
 
     def add(self, entry: Entry) -> Receipt:

@@ -16,6 +16,7 @@ from storage.attributes import table
 from storage.index import probes
 from storage.index.batch import Batch, row_of
 from storage.index.committer import Committer
+from storage.index.deliveries import RelationalDeliveries
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
 from storage.index.extended import incomplete, places, refuse_incomplete, register
@@ -79,13 +80,14 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    outbox: see ``Index.outbox``. queue_capacity: stores that may wait for a commit.
+    outbox, deliveries: see ``Index``. queue_capacity: stores that may wait for a commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
         self._engine = engine
         self._committer = Committer(engine, Batch, capacity=queue_capacity)
         self.outbox = RelationalOutbox(engine, self._committer)
+        self.deliveries = RelationalDeliveries(engine, self._committer)
         try:
             self._register()
         except BaseException:

@@ -21,6 +21,7 @@ from storage.index.postgresql import PostgresqlIndex
 from storage.index.probes import probes_of
 from storage.matching import Match, Query
 from storage.model import Level, Outcome
+from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
@@ -30,7 +31,7 @@ from tests.fix_postgresql import database_url, new_server, shared_server
 ROOT = Path(__file__).parents[2]
 
 
-class TestPostgresqlIndex(IndexContract, ExtendedContract, OutboxContract):
+class TestPostgresqlIndex(IndexContract, ExtendedContract, OutboxContract, DeliveriesContract):
     @contextlib.contextmanager
     def open(self, folder):
         with contextlib.closing(open_index(database_url(folder))) as index:
