@@ -211,26 +211,21 @@ def _operating(config: Path | None, data: Path | None, name: str) -> Iterator[Se
         _fail("Interrupted.", _INTERRUPTED)
 
 
-class _Age(click.ParamType):
+def _age(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
     """A time such as 24h, in seconds."""
+    from gateway.quarantine import seconds_of  # noqa: PLC0415 - other commands need no archive
 
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Raises what click shows."""
-        from gateway.quarantine import seconds_of  # noqa: PLC0415 - other commands need no archive
-
-        try:
-            return value if isinstance(value, int) else seconds_of(value)
-        except ValueError as error:
-            self.fail(f"{value!r} {error}", param, ctx)
+    try:
+        return None if value is None else seconds_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}") from None
 
 
-_DEFAULT_SINCE = "24h"
+_DAY_SECONDS = 86_400
 
 
 @main.command()
-@click.option("--since", type=_Age(), metavar="AGE", help=f"What came in within 30m, 24h, 7d.  [{_DEFAULT_SINCE}]")
+@click.option("--since", callback=_age, metavar="AGE", help="What came in within 30m, 24h, 7d.  [24h]")
 @click.option("--ae", "calling_ae", default="", metavar="AE", help="Only what this calling AE title sent.")
 @click.option("--failed", is_flag=True, help="Only deliveries of which something was refused.")
 @click.option("--study", default="", metavar="UID", help="Who brought that study, and what of it was refused; ever.")
@@ -257,7 +252,7 @@ def ingest(
     from gateway.query.output import write_lines  # noqa: PLC0415 - as above
 
     if since is None and not study:
-        since = _Age().convert(_DEFAULT_SINCE, None, None)
+        since = _DAY_SECONDS
     with _operating(config, data, "ingest") as session:
         begin = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since) if since is not None else None
         told = ledger.report(
@@ -386,7 +381,7 @@ def quarantine_retry(
 
 @quarantine.command("drop")
 @_IDS
-@click.option("--older-than", type=_Age(), metavar="AGE", help="All that came longer ago than 12h, 30d, 8w.")
+@click.option("--older-than", callback=_age, metavar="AGE", help="All that came longer ago than 12h, 30d, 8w.")
 @_CONFIG
 @_DATA
 def quarantine_drop(ids: tuple[str, ...], older_than: int | None, config: Path | None, data: Path | None) -> None:

@@ -275,8 +275,6 @@ class Quarantine:
             return Beginning(first_bytes, {}, held.refusal.reason)
         said = held.refusal.transfer_syntax_uid
         syntax = transfer_syntax(said if is_uid(said) else EXPLICIT_VR_LITTLE_ENDIAN)
-        if held.size_bytes == len(held.begin):
-            return Beginning(first_bytes, {}, "There is no Data Set")
         try:
             with (
                 self._path(held.id, _OBJECT).open("rb") as file,
