@@ -69,7 +69,7 @@ def open_archive(values: Settings) -> Iterator[Archive]:
     place = values.archive.index or values.archive.data / INDEX_FILE
     ingest = values.ingest
     limits = Limits(
-        ingest.quarantine_maximum_count,
+        ingest.quarantine_instances_maximum,
         ingest.quarantine_maximum_bytes,
         ingest.quarantine_least_free_bytes,
         ingest.quarantine_least_free_percent,
@@ -84,7 +84,7 @@ def open_archive(values: Settings) -> Iterator[Archive]:
             maximum_instance_bytes=values.archive.maximum_instance_bytes,
             quarantine=Quarantine(values.archive.data / QUARANTINE_FOLDER, limits),
             ledger_days=ingest.ledger_days,
-            ledger_maximum_rows=ingest.ledger_maximum_rows,
+            ledger_maximum_rows=ingest.ledger_rows_maximum,
         )
         with contextlib.closing(archive.ledger):
             yield archive

@@ -68,7 +68,7 @@ class ArchiveSettings:
 class IngestSettings:
     """What is remembered of what came in, and kept of what was refused."""
 
-    quarantine_maximum_count: int = field(
+    quarantine_instances_maximum: int = field(
         default=10_000, metadata=_doc("Most refused instances that are kept for the operator; 0: none.", least=0)
     )
     quarantine_maximum_bytes: int = field(
@@ -84,7 +84,7 @@ class IngestSettings:
     ledger_days: int = field(
         default=90, metadata=_doc("Days for which it is known what an association or request brought.", least=1)
     )
-    ledger_maximum_rows: int = field(
+    ledger_rows_maximum: int = field(
         default=100_000, metadata=_doc("Most associations and requests of which it is known.", least=1)
     )
 

@@ -415,7 +415,7 @@ def test_an_import_is_a_line_and_its_refused_files_stay_where_they_are(sqlite, t
 
 
 def test_limits_of_the_settings_hold_and_figures_say_how_much_is_kept(start_gateway):
-    environment = {**ANY_DISK, "GATEWAY_INGEST__QUARANTINE_MAXIMUM_COUNT": "5"}
+    environment = {**ANY_DISK, "GATEWAY_INGEST__QUARANTINE_INSTANCES_MAXIMUM": "5"}
     operated = Operated(start_gateway("--workers", "1", environment=environment), environment)
     with operated.association() as peer:
         for number in range(12):
