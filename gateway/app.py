@@ -45,6 +45,7 @@ logger = logging.getLogger("gateway.app")
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 OBJECTS_FOLDER = "objects"
+QUARANTINE_FOLDER = "quarantine"
 INDEX_FILE = "index.sqlite"
 _MODULE = "gateway.app"
 _STOP_SECONDS = 3.0
@@ -64,21 +65,34 @@ def open_archive(values: Settings) -> Iterator[Archive]:
     from storage.extended import read_extended
     from storage.index import open_index
     from storage.objects import open_object_store
+    from storage.quarantine import Limits, Quarantine
 
     values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
+    ingest = values.ingest
+    limits = Limits(
+        ingest.quarantine_instances_maximum,
+        ingest.quarantine_maximum_bytes,
+        ingest.quarantine_least_free_bytes,
+        ingest.quarantine_least_free_percent,
+    )
     with (
         extended_by(read_extended(values.archive.extended_tags)),
         contextlib.closing(open_index(index_place(values), search_seconds=values.archive.search_seconds)) as index,
     ):
-        yield Archive(
+        archive = Archive(
             objects,
             index,
             maximum_instance_bytes=values.archive.maximum_instance_bytes,
             commitment_check=Check(values.archive.commitment_check),
             commitment_references_maximum=values.archive.commitment_references_maximum,
             commitment_kept_seconds=values.archive.commitment_kept_seconds,
+            quarantine=Quarantine(values.archive.data / QUARANTINE_FOLDER, limits),
+            ledger_days=ingest.ledger_days,
+            ledger_maximum_rows=ingest.ledger_rows_maximum,
         )
+        with contextlib.closing(archive.ledger):
+            yield archive
 
 
 def index_place(values: Settings) -> Path | str:
@@ -185,6 +199,9 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         ready()
         while not stopping.wait(1.0):
             metrics.note_process("dimse")
+            if archive.quarantine is not None:
+                held = archive.quarantine.usage()
+                metrics.note_quarantine(held.count, held.size_bytes)
             if not all(thread.is_alive() for thread in (serving, reporting, *forwarding, *telling, noting)):
                 stopping.set()
                 raise RuntimeError("A thread of the DIMSE process has stopped by itself")
@@ -422,7 +439,7 @@ def _sweep(data: Path) -> int:
 def _bring_up_to_date(values: Settings) -> None:
     """Migrate the index, however long that takes, before the processes start that have to be ready in time.
 
-    New routes begin here, before anything can come in.
+    New routes begin here, before anything can come in; what is too old goes, and what killed processes left.
     """
     from gateway.thumbnails import OUTBOX
 
@@ -434,6 +451,9 @@ def _bring_up_to_date(values: Settings) -> None:
             archive.note_stable(0, int(time.time()) + values.changes.stable_seconds)
         for name in (*values.dimse.forward, OUTBOX):
             archive.outbox.place(name)
+        archive.ledger.prune()
+        if archive.quarantine is not None:
+            archive.quarantine.sweep()
 
 
 def _figures_folder(data: Path) -> Path:

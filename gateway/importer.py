@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gateway.session import Session
 from storage.errors import GatewayError
+from storage.ledger import Account
 from storage.model import Source
 
 SOURCE = Source("import")
@@ -45,12 +46,21 @@ def _inside(folder: Path) -> Iterator[Path]:
 
 
 def import_files(session: Session, paths: Iterable[Path]) -> Iterator[Result]:
-    """Store each file, a few at once; results come in the order of the paths."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
-        yield from threads.map(lambda path: import_file(session, path), paths)
+    """Store each file, a few at once; results come in the order of the paths. One run is a line of the ingest ledger.
+
+    What is refused is not put into quarantine: its file stays where it is, and the operator is told.
+    """
+    account = session.account(SOURCE)
+    ending = "interrupted"
+    try:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
+            yield from threads.map(lambda path: import_file(session, path, account), paths)
+        ending = "finished"
+    finally:
+        account.close(ending)
 
 
-def import_file(session: Session, path: Path) -> Result:
+def import_file(session: Session, path: Path, account: Account) -> Result:
     """Store one Part 10 file; every way it can fail is in the result."""
     try:
         with path.open("rb") as file, session.spool() as spool:
@@ -58,8 +68,11 @@ def import_file(session: Session, path: Path) -> Result:
                 spool.write(chunk)
             spool.finish()
             receipt = session.store(spool, SOURCE)
+            account.note(receipt, spool.size_bytes)
     except GatewayError as error:
+        account.note_failure(type(error).__name__)
         return Result(path, "refused", error.reason)
     except OSError as error:
+        account.note_failure("OSError")
         return Result(path, "refused", f"The file cannot be read: {error.strerror}")
     return Result(path, receipt.outcome.value, "; ".join(receipt.warnings))

@@ -43,6 +43,7 @@ FIELDS: Mapping[str, str] = {
     "peer_ae": "AE title of the peer, printable ASCII",
     "pid": "process id",
     "port": "TCP port",
+    "quarantine": "id of a refused instance that is kept",
     "reason": "constant phrase of ours",
     "route": "route template, never the path",
     "seconds": "duration in seconds",

@@ -41,6 +41,15 @@ INGEST_SECONDS = Histogram(
     ["door"],
     buckets=_SECONDS,
 )
+QUARANTINE = Counter(
+    "gateway_quarantine_total", "Instances that were refused and worth keeping, by whether they were kept", ["outcome"]
+)
+QUARANTINE_INSTANCES = Gauge(
+    "gateway_quarantine_instances", "Refused instances that are kept", multiprocess_mode="mostrecent"
+)
+QUARANTINE_BYTES = Gauge(
+    "gateway_quarantine_bytes", "Bytes of refused instances that are kept", multiprocess_mode="mostrecent"
+)
 HTTP_REQUESTS = Counter("gateway_http_requests_total", "HTTP requests answered", ["route", "method", "status"])
 HTTP_SECONDS = Histogram(
     "gateway_http_request_seconds", "Time from a request's header to the end of its answer", ["route"], buckets=_SECONDS
@@ -128,6 +137,12 @@ def note_process(process: str) -> None:
     """Say what this process, of a kind such as ``http``, takes now; called once a second or so."""
     PROCESS_RESIDENT_BYTES.labels(process).set(_resident_bytes())
     PROCESS_CPU_SECONDS.labels(process).set(time.process_time())
+
+
+def note_quarantine(instances: int, size_bytes: int) -> None:
+    """Say how much is in quarantine now."""
+    QUARANTINE_INSTANCES.set(instances)
+    QUARANTINE_BYTES.set(size_bytes)
 
 
 def _resident_bytes() -> int:

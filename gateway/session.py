@@ -12,17 +12,21 @@ from gateway.security.actor import Actor, Verb
 from storage.archive import Archive
 from storage.attachments import Attachments
 from storage.commitment import Commitment, Reason, Reference
-from storage.errors import GatewayError, uid_digest
+from storage.errors import GatewayError, NotFound, uid_digest
 from storage.filemeta import Announcement
 from storage.index.base import Commitments, Outbox, Subscribers
+from storage.ledger import Account
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Instance, Lined, Receipt, Scope, Source
+from storage.model import Answer, Change, Delivery, Document, Instance, Lined, Receipt, Refusal, Scope, Source
+from storage.quarantine import Quarantine
 from storage.spool import Spool
 from storage.stored import StoredDataSet
 
 logger = logging.getLogger(__name__)
 
 _DAMAGED_LINES = 20
+MAXIMUM_SET_ASIDE = 1000
+"""Of one delivery, so that nobody fills the quarantine in one go. The others are counted."""
 
 
 class Session:
@@ -32,10 +36,79 @@ class Session:
         self._archive = archive
         self.actor = actor
 
-    def spool(self, announcement: Announcement | None = None) -> Spool:
+    def spool(self, announcement: Announcement | None = None, *, keeps_foreign: bool = False) -> Spool:
         """A place to collect one instance. See ``Archive.spool``."""
         self.actor.permit(Verb.STORE)
-        return self._archive.spool(announcement)
+        return self._archive.spool(announcement, keeps_foreign=keeps_foreign)
+
+    def account(self, source: Source, called_ae: str = "") -> Account:
+        """A line of the ingest ledger for what somebody begins to bring. What is refused counts there, too."""
+        return self._archive.ledger.open(source, called_ae)
+
+    def keeps(self, account: Account, error: BaseException, spool: Spool) -> bool:
+        """Whether what is refused with this error would be put into quarantine."""
+        quarantine = self._archive.quarantine
+        return quarantine is not None and account.set_aside < MAXIMUM_SET_ASIDE and quarantine.wants(spool, error)
+
+    def refuse(
+        self,
+        account: Account,
+        error: BaseException,
+        status: int,
+        spool: Spool | None = None,
+        *,
+        announced: Announcement | None = None,
+        study_instance_uid: str = "",
+    ) -> None:
+        """Count an instance that its sender is about to be told was refused, and keep its bytes if that may help.
+
+        status: what the sender is told. spool: of no more use after this. announced: what the sender said, if it is not
+        what the spool was made for. study_instance_uid: that the request named. Raises nothing: the sender is told the
+        same, whether it is kept or not.
+        """
+        account.note_failure(type(error).__name__)
+        quarantine = self._archive.quarantine
+        if spool is None or quarantine is None or not self.keeps(account, error, spool):
+            return
+        said = announced or _said(spool)
+        identity = quarantine.keep(
+            spool,
+            Refusal(
+                source=account.source,
+                called_ae=account.called_ae,
+                delivery=account.key,
+                error=type(error).__name__,
+                reason=error.reason if isinstance(error, GatewayError) else "The gateway failed at it",
+                tag=error.tag if isinstance(error, GatewayError) else "",
+                status=status,
+                sop_class_uid=said.sop_class_uid,
+                sop_instance_uid=said.sop_instance_uid,
+                transfer_syntax_uid=said.transfer_syntax_uid,
+                is_announced=spool.is_announced,
+                study_instance_uid=study_instance_uid,
+            ),
+        )
+        metrics.QUARANTINE.labels("kept" if identity else "not_kept").inc()
+        if identity:
+            account.set_aside += 1
+            usage = quarantine.usage()
+            metrics.note_quarantine(usage.count, usage.size_bytes)
+
+    def deliveries(
+        self, *, since: str = "", calling_ae: str = "", failed: bool = False, study: str = "", limit: int = 1000
+    ) -> Sequence[Delivery]:
+        """Lines of the ingest ledger, the newest first. See ``Deliveries.find``."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.ledger.find(since=since, calling_ae=calling_ae, failed=failed, study=study, limit=limit)
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """What was refused and kept, for the operator. Raises NotFound where nothing is ever kept."""
+        for verb in (Verb.SEARCH, Verb.RETRIEVE, Verb.DELETE):
+            self.actor.permit(verb)
+        if self._archive.quarantine is None:
+            raise NotFound("There is no quarantine")
+        return self._archive.quarantine
 
     def attachments(self, *, maximum_bytes: int) -> Attachments:
         """A place for bulk data until the instances that refer to it are written. See ``Archive.attachments``."""
@@ -179,6 +252,13 @@ class Session:
     def check(self) -> None:
         """Whether the archive answers, for readiness. Raises StorageUnavailable."""
         self._archive.check()
+
+
+def _said(spool: Spool) -> Announcement:
+    try:
+        return spool.announcement
+    except GatewayError:
+        return Announcement("", "", "")
 
 
 @lru_cache(maxsize=64)

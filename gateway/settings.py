@@ -86,6 +86,31 @@ class ArchiveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """What is remembered of what came in, and kept of what was refused."""
+
+    quarantine_instances_maximum: int = field(
+        default=10_000, metadata=_doc("Most refused instances that are kept for the operator; 0: none.", least=0)
+    )
+    quarantine_maximum_bytes: int = field(
+        default=10 << 30,
+        metadata=_doc("Most bytes of them; beyond either limit the oldest go of the address that holds most.", least=0),
+    )
+    quarantine_least_free_bytes: int = field(
+        default=2 << 30, metadata=_doc("With less free space on the disk nothing refused is kept (L15).", least=0)
+    )
+    quarantine_least_free_percent: float = field(
+        default=5.0, metadata=_doc("The same, as a part of the disk (L15).", least=0, most=100)
+    )
+    ledger_days: int = field(
+        default=90, metadata=_doc("Days for which it is known what an association or request brought.", least=1)
+    )
+    ledger_rows_maximum: int = field(
+        default=100_000, metadata=_doc("Most associations and requests of which it is known.", least=1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HttpSettings:
     """DICOMweb, start page and metrics."""
 
@@ -281,6 +306,7 @@ class Settings:
     """All sections; one for each room."""
 
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     dimse: DimseSettings = field(default_factory=DimseSettings)
     pixels: PixelSettings = field(default_factory=PixelSettings)

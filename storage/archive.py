@@ -24,10 +24,12 @@ from storage.errors import (
 from storage.filemeta import Announcement
 from storage.index.base import Commitments, Index, Outbox, Subscribers
 from storage.journal import Journal
+from storage.ledger import Ledger
 from storage.matching import Query
 from storage.model import Answer, Change, Document, Instance, Lined, Outcome, Progress, Receipt, Scope, Source
 from storage.objects.base import ObjectStore
 from storage.provenance import Provenance, label_of, provenance_of
+from storage.quarantine import Quarantine
 from storage.spool import Spool
 from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax
@@ -43,6 +45,8 @@ class Archive:
     maximum_instance_bytes: the largest Data Set that is taken (L6). commitment_check: what an instance is looked at for
     before it is committed to. commitment_references_maximum: of one request; ``KEPT_REQUESTS`` times as many are kept,
     for ``commitment_kept_seconds`` after their answer.
+    maximum_instance_bytes: the largest Data Set that is taken (L6). quarantine: where whoever refuses instances may
+    keep them; None for nowhere. ledger_days, ledger_maximum_rows: how long lines of the ingest ledger are kept.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class Archive:
         commitment_check: Check = Check.OBJECT_SIZE,
         commitment_references_maximum: int = 250_000,
         commitment_kept_seconds: int = 604_800,
+        quarantine: Quarantine | None = None,
+        ledger_days: int = 90,
+        ledger_maximum_rows: int = 100_000,
     ) -> None:
         self._objects = objects
         self._index = index
@@ -62,10 +69,20 @@ class Archive:
         self._commitment_check = commitment_check
         self._commitment_kept_seconds = commitment_kept_seconds
         self.commitment_references_maximum = commitment_references_maximum
+        self.quarantine = quarantine
+        self.ledger = Ledger(index.deliveries, days=ledger_days, maximum_rows=ledger_maximum_rows)
 
-    def spool(self, announcement: Announcement | None = None) -> Spool:
-        """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream."""
-        return Spool(self._objects.spool_directory, announcement, maximum_bytes=self._maximum_instance_bytes)
+    def spool(self, announcement: Announcement | None = None, *, keeps_foreign: bool = False) -> Spool:
+        """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream.
+
+        keeps_foreign: collect to its end what is no Part 10 stream, where there is a quarantine for it.
+        """
+        return Spool(
+            self._objects.spool_directory,
+            announcement,
+            maximum_bytes=self._maximum_instance_bytes,
+            keeps_foreign=keeps_foreign and self.quarantine is not None,
+        )
 
     def attachments(self, *, maximum_bytes: int) -> Attachments:
         """A place for bulk data that comes apart from its instances, until they are written."""
@@ -302,6 +319,7 @@ class Archive:
 
     def close(self) -> None:
         """Finish what is queued and let go of index and store."""
+        self.ledger.close()
         self._index.close()
 
 

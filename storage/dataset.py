@@ -123,6 +123,24 @@ def read_data_set(buffer: Buffer, start: int, transfer_syntax: TransferSyntax) -
     return _Walk(buffer, start, len(buffer), transfer_syntax).run()
 
 
+def read_beginning(
+    buffer: Buffer, start: int, transfer_syntax: TransferSyntax
+) -> tuple[dict[str, JsonElement], NotDicom | None]:
+    """What ``read_data_set`` would read up to the first thing that is wrong, whole elements of the top level only; and
+    what that is, None for a Data Set that can be read. For people who look for the reason.
+    """
+    json: dict[str, JsonElement] = {}
+    try:
+        end = len(buffer)
+        if transfer_syntax.is_deflated:
+            buffer, end = inflate_header(buffer, start)
+            start = 0
+        _Walk(buffer, start, end, transfer_syntax).run(json)
+    except NotDicom as error:
+        return json, error.with_traceback(None)
+    return json, None
+
+
 def inflate_header(buffer: Buffer, start: int) -> tuple[bytes, int]:
     """The first part of a deflated Data Set, as much as a header may be, and the length of the whole (L9).
 
@@ -227,8 +245,9 @@ class _Walk:
     is_signed: bool = False
     head: bytes = b""
 
-    def run(self) -> DataSet:
-        json: dict[str, JsonElement] = {}
+    def run(self, json: dict[str, JsonElement] | None = None) -> DataSet:
+        """The whole walk. json: where the elements go, for who wants those before a fault, too."""
+        json = {} if json is None else json
         self.head = bytes(self.buffer[:_HEAD_BYTES])
         try:
             is_implicit = self.transfer_syntax.is_implicit_vr

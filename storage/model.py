@@ -141,6 +141,78 @@ KINDS = ("stored", "replaced", "deleted", SERIES_STABLE, STUDY_STABLE)
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one association, STOW request or import run brought: a line of the ingest ledger.
+
+    key: names it, also in what was set aside of it. called_ae: our AE title as the peer called it. last_at: when this
+    was counted. ending: how it ended, empty while nobody has seen that. outcomes: instances by ``Outcome``, those that
+    were refused left out. size_bytes: of the Data Sets that were taken. errors: instances that were refused by class
+    of error, the first one first. studies: outcomes by Study Instance UID, up to a limit of studies.
+    """
+
+    key: str
+    source: Source
+    called_ae: str
+    started_at: str
+    last_at: str
+    ending: str
+    outcomes: Mapping[str, int]
+    size_bytes: int
+    errors: Mapping[str, int]
+    studies: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """How many instances were refused."""
+        return sum(self.errors.values())
+
+    @property
+    def sent(self) -> int:
+        """How many instances the peer sent, or began to."""
+        return sum(self.outcomes.values()) + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an instance was not accepted, and what was said of it.
+
+    delivery: key of the ``Delivery`` it came in. error: class of the error; reason and tag as of ``GatewayError``.
+    status: what the sender was told: Status of a C-STORE, Failure Reason of a STOW response. sop_class_uid,
+    sop_instance_uid, transfer_syntax_uid: as they were announced, any text, cut to 64 characters. is_announced: by
+    the command of a C-STORE, not by File Meta. study_instance_uid: that the request named.
+    """
+
+    source: Source
+    called_ae: str
+    delivery: str
+    error: str
+    reason: str
+    tag: str
+    status: int
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    transfer_syntax_uid: str = ""
+    is_announced: bool = False
+    study_instance_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An instance that was refused, as it is kept in quarantine.
+
+    size_bytes: as received. begin: the bytes before the Data Set, as received. offset: where in the file the rest of
+    them begins; what lies before is ours.
+    """
+
+    id: str
+    refused_at: str
+    refusal: Refusal
+    size_bytes: int
+    begin: bytes
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One line of the change feed: strictly increasing, without gaps (R11). kind: one of ``KINDS``."""
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import mmap
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -62,10 +64,18 @@ class Spool:
     announcement: what the peer said it sends (DIMSE), when the stream is a bare Data Set. Without it the stream is
     Part 10: preamble and File Meta are read and replaced by ours (R2).
     maximum_bytes: of the Data Set; one more raises TooLarge. label: what a store keeps with the object beside its
-    bytes, where it can (``storage.provenance``). Not thread-safe: one owner at a time.
+    bytes, where it can (``storage.provenance``). keeps_foreign: a stream that is not Part 10 is collected
+    to its end, for ``set_aside``, and only ``finish`` raises NotDicom. Not thread-safe: one owner at a time.
     """
 
-    def __init__(self, directory: Path, announcement: Announcement | None = None, *, maximum_bytes: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        announcement: Announcement | None = None,
+        *,
+        maximum_bytes: int,
+        keeps_foreign: bool = False,
+    ) -> None:
         self._directory = directory
         self._maximum_bytes = maximum_bytes
         self._announcement = announcement
@@ -74,11 +84,14 @@ class Spool:
         self._sha256 = hashlib.sha256()
         self._memory: memoryview | None = None
         self._file_meta = bytearray()
+        self._keeps_foreign = keeps_foreign
+        self._fault: NotDicom | None = None
         self._fd = -1
         self._map: mmap.mmap | None = None
         self.path: Path | None = None
         self.size_bytes = 0
         self.label = b""
+        self.is_whole = True
 
     @property
     def announcement(self) -> Announcement:
@@ -90,6 +103,8 @@ class Spool:
     @property
     def header(self) -> bytes:
         """Our preamble and File Meta for what was announced; the object is this and the Data Set."""
+        if self._fault is not None:
+            return b""
         if not self._header:
             self._header = canonical_header(self.announcement)
         return self._header
@@ -114,20 +129,40 @@ class Spool:
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append bytes. Raises TooLarge, NotDicom, or StorageUnavailable when the disk refuses."""
+        if self._fault is not None:
+            self._collect(self._fault, chunk)
+            return
         if self._announcement is None:
-            self._file_meta += chunk
-            found = read_file_meta(self._file_meta)
-            if found is None:
-                if len(self._file_meta) > MAXIMUM_FILE_META_BYTES:
+            begun = self._file_meta
+            begun += chunk
+            try:
+                found = read_file_meta(begun)
+                if found is None and len(begun) > MAXIMUM_FILE_META_BYTES:
                     raise NotDicom("The File Meta Information is too long")
+            except NotDicom as error:
+                if not self._keeps_foreign:
+                    raise
+                self._fault, self._file_meta = error.with_traceback(None), bytearray()
+                self._collect(self._fault, begun)
+                return
+            if found is None:
                 return
             self._announcement, data_set_offset = found
-            chunk = memoryview(self._file_meta)[data_set_offset:]
+            self._file_meta = begun[:data_set_offset]
+            chunk = memoryview(begun)[data_set_offset:]
         self._append(chunk)
+
+    def _collect(self, fault: NotDicom, chunk: bytes | bytearray | memoryview) -> None:
+        """Append bytes of a stream that is none of ours; what its sender is told stays what is wrong with it."""
+        try:
+            self._append(chunk)
+        except (TooLarge, StorageUnavailable):
+            raise NotDicom(fault.reason) from None
 
     def _append(self, chunk: bytes | bytearray | memoryview) -> None:
         start, end = self.size_bytes, self.size_bytes + len(chunk)
         if end > self._maximum_bytes:
+            self.is_whole = False
             raise TooLarge("The instance is larger than the limit")
         self._sha256.update(chunk)
         if self.path is None and end <= MEMORY_BYTES:
@@ -143,6 +178,7 @@ class Spool:
                 if end // _WRITE_BACK_BYTES > start // _WRITE_BACK_BYTES:
                     begin_write_back(self._fd)
             except OSError as error:
+                self.is_whole = False
                 raise StorageUnavailable("The spool cannot be written") from error
         self.size_bytes = end
 
@@ -161,6 +197,8 @@ class Spool:
 
         Raises NotDicom when there is no Data Set.
         """
+        if self._fault is not None:
+            raise NotDicom(self._fault.reason)
         if self._announcement is None and self._file_meta:
             raise NotDicom("The bytes are not a DICOM Part 10 stream")
         if self.size_bytes == 0:
@@ -259,6 +297,35 @@ class Spool:
             raise FileNotFoundError("There is no waiting file")
         os.rename(self.path, path)
         self.path = None
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes came, with the File Meta of a Part 10 stream."""
+        return len(self._file_meta) + self.size_bytes
+
+    def set_aside(self, path: str) -> tuple[bytes, int]:
+        """Give everything that came to a file of that name, whatever is wrong with it, when no more will come.
+
+        It is our header, where there is one, and the Data Set; so a waiting file is only renamed, or copied to another
+        disk. Returns what came before the Data Set, and where in the file the Data Set begins: the two are the bytes as
+        received. Raises OSError; StorageUnavailable when not all of the bytes were collected (``is_whole``).
+        """
+        if not self.is_whole:
+            raise StorageUnavailable("Not all of the bytes are there")
+        received = bytes(self._file_meta)
+        if self._announcement is None and received:
+            self._fault, self._file_meta = NotDicom("The bytes are not a DICOM Part 10 stream"), bytearray()
+            self._append(received)
+            received = b""
+        if self.path is None:
+            self.begin_file()
+        try:
+            self.rename(path)
+        except OSError as error:
+            if error.errno != errno.EXDEV or self.path is None:
+                raise
+            shutil.copyfile(self.path, path)
+        return received, len(self.header)
 
     def __enter__(self) -> Self:
         return self

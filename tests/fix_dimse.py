@@ -29,6 +29,7 @@ from storage.index import open_index
 from storage.matching import Query
 from storage.model import Level
 from storage.objects import open_object_store
+from storage.quarantine import Limits, Quarantine
 from tests import synthetic
 from tests.fix_engines import ENGINES
 from tests.pacing import paced
@@ -69,7 +70,7 @@ class Listener:
         return sorted(self.folder.rglob("*.incoming"))
 
     def objects(self):
-        return sorted(self.folder.rglob("*.dcm"))
+        return sorted((self.folder / "objects").rglob("*.dcm"))
 
     def attended(self):
         """How many connections are attended to."""
@@ -113,7 +114,14 @@ def running_listener(
     policy = {"tls": tls, "destinations": destinations} | ({} if peers is None else {"peers": peers})
     policy |= {} if clock is None else {"clock": clock}
     with contextlib.closing(open_index((engine or ENGINES["sqlite"]).place(folder))) as index:
-        archive = Archive(objects, index, maximum_instance_bytes=maximum_instance_bytes, **(archive_options or {}))
+        quarantine = Quarantine(folder / "quarantine", Limits(least_free_bytes=0, least_free_percent=0))
+        archive = Archive(
+            objects,
+            index,
+            maximum_instance_bytes=maximum_instance_bytes,
+            quarantine=quarantine,
+            **(archive_options or {}),
+        )
         bound = socket.create_server(("127.0.0.1", 0))
         if send_buffer_bytes is not None:  # what is accepted here inherits it
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
@@ -129,6 +137,7 @@ def running_listener(
                 peer.close()
             server.stop(2)
             serving.join(5)
+            archive.ledger.close()
             assert not serving.is_alive()
 
 

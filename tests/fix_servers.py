@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 READY_SECONDS = 60.0
+ANY_DISK = {"GATEWAY_INGEST__QUARANTINE_LEAST_FREE_BYTES": "0", "GATEWAY_INGEST__QUARANTINE_LEAST_FREE_PERCENT": "0"}
+"""Keeps what is refused however full the disk of this machine is."""
 STOP_SECONDS = 40.0
 ROOT = Path(__file__).resolve().parent.parent
 

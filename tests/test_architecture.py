@@ -153,6 +153,11 @@ PLANTED = [
     ("gateway/query/find.py", "import pynetdicom", "gateway.query.find -> pynetdicom"),
     ("gateway/query/search.py", "import storage.index", "gateway.query.search -> storage.index"),
     ("gateway/dimse/query_scu.py", "import gateway.query", "gateway.dimse.query_scu -> gateway.query"),
+    (
+        "gateway/dimse/storage_scp.py",
+        "import storage.quarantine",
+        "gateway.dimse.storage_scp -> storage.quarantine",
+    ),
     ("gateway/web/routes.py", "import storage.objects", "gateway.web.routes -> storage.objects"),
 ]
 

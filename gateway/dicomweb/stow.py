@@ -44,6 +44,7 @@ from storage.dictionary import keyword_path
 from storage.errors import GatewayError
 from storage.filemeta import Announcement
 from storage.frames import PIXELS_MISSING
+from storage.ledger import CONNECTION_LOST, CUT_OFF, Account
 from storage.model import Outcome, Receipt, Scope, Source
 from storage.spool import Spool
 from storage.uids import EXPLICIT_VR_LITTLE_ENDIAN, is_uid
@@ -229,8 +230,8 @@ class Part:
         except GatewayError as error:
             self.error = error.with_traceback(None)
 
-    def refuse_early(self) -> Failure | None:
-        """The failure of a part that cannot be stored, if that can be said without a thread."""
+    def refuse_early(self, session: Session, account: Account) -> Failure | None:
+        """The failure of a part that cannot be stored, if that can be said without a thread: nothing is to be kept."""
         if self._writing is not None:
             return None
         if self.error is None and self._gathered.size_bytes <= SMALL_PART_BYTES:
@@ -240,12 +241,14 @@ class Part:
                 self._spool.finish()
             except GatewayError as error:
                 self.error = self.error or error
-        if self.error is None:
+        if self.error is None or session.keeps(account, self.error, self._spool):
             return None
         self.drop()
-        return failure_of(self.error, self._spool)
+        failure = failure_of(self.error, self._spool)
+        session.refuse(account, self.error, failure.reason)
+        return failure
 
-    def store(self, session: Session, source: Source, study_instance_uid: str) -> Receipt | Failure | None:
+    def store(self, session: Session, account: Account, study_instance_uid: str) -> Receipt | Failure | None:
         """Keep the instance; blocks until it is durable or refused, and leaves no file. None when it was dropped."""
         with self._lock:
             if self._is_dropped:
@@ -254,11 +257,22 @@ class Part:
                 self._spool_bytes(self._gathered)
                 self._gathered = Gathered()
                 if self.error is not None:
-                    return failure_of(self.error, self._spool)
+                    return self._refused(session, account, self.error, study_instance_uid)
                 try:
-                    return session.store(self._spool, source, study_instance_uid=study_instance_uid)
+                    receipt = session.store(self._spool, account.source, study_instance_uid=study_instance_uid)
                 except GatewayError as error:
-                    return failure_of(error, self._spool)
+                    return self._refused(session, account, error, study_instance_uid)
+                except Exception as error:
+                    status = FAILURE_REASONS[GatewayError]
+                    session.refuse(account, error, status, self._spool, study_instance_uid=study_instance_uid)
+                    raise
+                account.note(receipt, self._spool.size_bytes)
+                return receipt
+
+    def _refused(self, session: Session, account: Account, error: GatewayError, study_instance_uid: str) -> Failure:
+        failure = failure_of(error, self._spool)
+        session.refuse(account, error, failure.reason, self._spool, study_instance_uid=study_instance_uid)
+        return failure
 
     def drop(self) -> None:
         """Let go of the bytes and the file, at once or when the thread that is at work on them has ended."""
@@ -280,14 +294,24 @@ class DraftedPart:
     async def settle(self) -> None:
         """There is no write under way."""
 
-    def store(self, session: Session, source: Source, study_instance_uid: str) -> Receipt | Failure:
-        """Keep the instance; blocks until it is durable or refused, and leaves no file."""
+    def store(self, session: Session, account: Account, study_instance_uid: str) -> Receipt | Failure:
+        """Keep the instance; blocks until it is durable or refused, and leaves no file.
+
+        What was written whole and refused may be kept in quarantine; of what could not be written there is nothing.
+        """
         with session.spool(Announcement("", "", EXPLICIT_VR_LITTLE_ENDIAN)) as spool:
+            is_written = False
             try:
                 self._draft.write_to(spool)
-                return session.store(spool, source, study_instance_uid=study_instance_uid)
+                is_written = True
+                receipt = session.store(spool, account.source, study_instance_uid=study_instance_uid)
             except GatewayError as error:
-                return failure_of(error, spool)
+                failure = failure_of(error, spool)
+                kept = spool if is_written else None
+                session.refuse(account, error, failure.reason, kept, study_instance_uid=study_instance_uid)
+                return failure
+            account.note(receipt, spool.size_bytes)
+            return receipt
 
     def drop(self) -> None:
         """Nothing is held beyond ``store``."""
@@ -298,7 +322,7 @@ class Intake:
 
     def __init__(self, session: Session, source: Source, study_instance_uid: str) -> None:
         self._session = session
-        self._source = source
+        self.account = session.account(source)
         self._study_instance_uid = study_instance_uid
         self._part: Part | None = None
         self._running: deque[asyncio.Task[None]] = deque()
@@ -311,13 +335,13 @@ class Intake:
             assert self._part is not None
             await self._part.add(event)
         elif isinstance(event, PartBegins):
-            self._part = Part(self._session.spool(), event.headers.get("content-type", ""))
+            self._part = Part(self._session.spool(keeps_foreign=True), event.headers.get("content-type", ""))
         elif event is Mark.PART_ENDS:
             await self._end_part()
 
     async def _end_part(self) -> None:
         assert self._part is not None
-        failure = self._part.refuse_early()
+        failure = self._part.refuse_early(self._session, self.account)
         if failure is None:
             await self._begin(self._part)
         else:
@@ -335,7 +359,7 @@ class Intake:
     async def _store(self, number: int, part: Part | DraftedPart) -> None:
         try:
             await part.settle()
-            outcome = await in_waiting_thread(part.store, self._session, self._source, self._study_instance_uid)
+            outcome = await in_waiting_thread(part.store, self._session, self.account, self._study_instance_uid)
         finally:
             part.drop()
         self._outcomes[number] = outcome
@@ -487,11 +511,18 @@ async def store(request: Request) -> Response:
     events = body_events(request, http_settings(request))
     answer_type = _answer_type(request)
     intake = _intake(request, study_instance_uid)
+    ending = "broken off"
     try:
-        broken = await _receive(events, intake) or await intake.finish()
+        broken, ending = await _receive(events, intake)
+        broken = broken or await intake.finish()
         outcomes = await intake.outcomes()
+        if broken is not None:
+            intake.account.note_failure(CUT_OFF if ending == CONNECTION_LOST else type(broken).__name__)
     finally:
-        await intake.close()
+        try:
+            await intake.close()
+        finally:
+            intake.account.close(ending)
     if broken is not None:
         if not any(isinstance(outcome, Receipt) for outcome in outcomes):
             raise broken
@@ -514,19 +545,19 @@ def _warnings(outcomes: Sequence[Receipt | Failure]) -> str:
     return ", ".join(f'299 dicomweb-gateway: "{count} refused: {phrase}"' for phrase, count in counted)
 
 
-async def _receive(events: AsyncGenerator[Event, None], intake: Intake) -> GatewayError | None:
-    """Read the body to its end; returns what kept us from it."""
+async def _receive(events: AsyncGenerator[Event, None], intake: Intake) -> tuple[GatewayError | None, str]:
+    """Read the body to its end; returns what kept us from it, and how the request ended for the ledger."""
     try:
         async with aclosing(events):
             async for event in events:
                 await intake.take(event)
                 if intake.is_storage_down:
-                    return errors.StorageUnavailable()
+                    return errors.StorageUnavailable(), "broken off"
     except ClientDisconnect:
-        return errors.BadRequest("The body ends before its closing boundary")
+        return errors.BadRequest("The body ends before its closing boundary"), CONNECTION_LOST
     except (errors.BadRequest, errors.TooLarge) as error:
-        return error
-    return None
+        return error, "malformed"
+    return None, "answered"
 
 
 def _log_failures(outcomes: Sequence[Receipt | Failure]) -> None:

@@ -50,6 +50,7 @@ from gateway.security.actor import Actor
 from gateway.session import Session
 from gateway.transcoding import Transcoder
 from storage.errors import TooLarge
+from storage.ledger import CONNECTION_LOST, Account
 from storage.model import Source
 
 logger = logging.getLogger(__name__)
@@ -283,7 +284,8 @@ class DimseServer:
         source = Source("dimse", peer.calling_ae, peer.address)
         session = self._sessions(actor)
         commitments = commitment_scp.CommitmentService(session, source, self.reporter, limits.commitment_maximum_bytes)
-        return _Conversation(association, session, source, limits, queries, retrievals, commitments)
+        account = session.account(source, peer.called_ae)
+        return _Conversation(association, session, account, limits, queries, retrievals, commitments)
 
     def _objection(self, proposal: Proposal) -> _Rejection | None:
         if not proposal.protocol_version & 1:
@@ -325,6 +327,15 @@ def _is_ae_title(title: str) -> bool:
     return 0 < len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title
 
 
+def _ending(end: ConnectionEndedError) -> str:
+    """How an association ended, and by whom, for the ledger."""
+    if isinstance(end, (ReleasedError, AbortedError)):
+        return end.reason
+    if isinstance(end, ClosedError):
+        return CONNECTION_LOST
+    return f"{'timed out' if isinstance(end, DeadlineError) else 'aborted by us'}: {end.reason}"
+
+
 class _Conversation:
     """The messages of one association, one after the other, each answered by the service it belongs to."""
 
@@ -332,7 +343,7 @@ class _Conversation:
         self,
         association: Association,
         session: Session,
-        source: Source,
+        account: Account,
         limits: DimseLimits,
         queries: query_scp.QueryService,
         retrievals: retrieve_scp.RetrieveService,
@@ -340,7 +351,7 @@ class _Conversation:
     ) -> None:
         self._association = association
         self._session = session
-        self._source = source
+        self._account = account
         self._limits = limits
         self._queries = queries
         self._retrievals = retrievals
@@ -351,19 +362,25 @@ class _Conversation:
         started = time.monotonic()
         count = 0
         metrics.DIMSE_ASSOCIATIONS.inc()
-        reason = "error"
+        reason = ending = "error"
         try:
             while True:
                 self._answer(self._next_request())
                 count += 1
         except ConnectionEndedError as end:
-            reason = end.reason
+            reason, ending = end.reason, _ending(end)
             raise
         finally:
             self._commitments.leave()
+            self._account.close(ending)
             metrics.DIMSE_ASSOCIATIONS.dec()
             seconds = time.monotonic() - started
-            extra = {"reason": reason, "count": count, "ms": round(seconds * 1000), "address": self._source.address}
+            extra = {
+                "reason": reason,
+                "count": count,
+                "ms": round(seconds * 1000),
+                "address": self._account.source.address,
+            }
             logger.info("dimse.association.ended", extra=extra)
 
     def _next_request(self) -> Request:
@@ -410,7 +427,7 @@ class _Conversation:
 
     def store(self, request: Request) -> Reply:
         return storage_scp.store(
-            self._association, request, self._session, self._source, self._limits.instance_maximum_bytes
+            self._association, request, self._session, self._account, self._limits.instance_maximum_bytes
         )
 
     def find(self, request: Request) -> Reply:

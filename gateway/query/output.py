@@ -91,6 +91,24 @@ def write_table(fields: Sequence[Field], answers: Iterable[Answer], out: TextIO,
         out.write(line.rstrip() + "\n")
 
 
+def write_lines(headings: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO, *, is_terminal: bool) -> None:
+    """Rows of any text: under headings, aligned, for a terminal; else with tabs between and without headings.
+
+    A row of one text stands for itself, below the one before it; only a terminal gets it.
+    """
+    shown = [[clean(text[:_MAXIMUM_CELL_CHARACTERS]) for text in row] for row in rows]
+    if not is_terminal:
+        out.writelines("\t".join(row) + "\n" for row in shown if len(row) > 1)
+        return
+    whole = [row for row in (headings, *shown) if len(row) > 1]
+    widths = [max(columns(row[at]) for row in whole) for at in range(len(headings))]
+    for row in (headings, *shown) if shown else ():
+        text = (
+            _GAP.join(padded(cell, width) for cell, width in zip(row, widths, strict=True)) if len(row) > 1 else row[0]
+        )
+        out.write(text.rstrip() + "\n")
+
+
 def fitted(widest: Sequence[int], is_uid: Sequence[bool], width: int) -> list[int]:
     """Widths of columns that fit beside each other; 0 for one that is left out.
 

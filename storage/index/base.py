@@ -11,6 +11,7 @@ from storage.model import (
     Answer,
     Burial,
     Change,
+    Delivery,
     Document,
     Entry,
     Instance,
@@ -254,6 +255,28 @@ class Subscribers(Protocol):
 
     def forget(self, name: str) -> bool:
         """Forget a subscriber and what was laid aside of it: a new one of that name begins at the end of the feed."""
+
+
+class Deliveries(Protocol):
+    """Lines of the ingest ledger. Thread-safe, for any number of processes."""
+
+    def record(self, deliveries: Sequence[Delivery]) -> None:
+        """Write a line for each, in one durable transaction; one that is known by its key is written anew."""
+        ...
+
+    def find(
+        self, *, since: str = "", calling_ae: str = "", failed: bool = False, study: str = "", limit: int = 1000
+    ) -> Sequence[Delivery]:
+        """Lines, the newest first.
+
+        since: those to which something came at that time (UTC, as ``Delivery.last_at``) or later. failed: those of
+        which something was refused. study: those that brought an instance of that study, then with its outcomes;
+        without it lines have no ``studies``.
+        """
+        ...
+
+    def prune(self, before: str, maximum_rows: int) -> None:
+        """Remove lines to which nothing came since ``before``, and the oldest of more than so many."""
         ...
 
 
@@ -282,6 +305,11 @@ class Index(Protocol):
     @property
     def subscribers(self) -> Subscribers:
         """Who is told of changes."""
+        ...
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """What came in, by whom and how."""
         ...
 
     def add(self, entry: Entry) -> Receipt:

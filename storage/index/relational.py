@@ -17,6 +17,7 @@ from storage.index import probes, stability
 from storage.index.batch import Batch, row_of
 from storage.index.commitments import RelationalCommitments
 from storage.index.committer import Committer
+from storage.index.deliveries import RelationalDeliveries
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
 from storage.index.extended import incomplete, places, refuse_incomplete, register
@@ -84,7 +85,8 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    outbox, commitments, subscribers, upkeep: see ``Index``. queue_capacity: stores that may wait for a commit.
+    outbox, commitments, deliveries, subscribers, upkeep: see ``Index``. queue_capacity: stores that may wait for a
+    commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
@@ -94,6 +96,7 @@ class RelationalIndex:
         self.upkeep = RelationalUpkeep(engine, self._committer)
         self.commitments = RelationalCommitments(engine, self._committer, self.outbox)
         self.subscribers = RelationalSubscribers(engine, self._committer)
+        self.deliveries = RelationalDeliveries(engine, self._committer)
         try:
             self._register()
         except BaseException:

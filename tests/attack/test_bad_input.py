@@ -30,7 +30,7 @@ from tests.fix_dimse import (
     send,
     store_command,
 )
-from tests.fix_servers import running_gateway
+from tests.fix_servers import ANY_DISK, running_gateway
 from tests.pacing import paced
 from tests.synthetic import DEFLATED, EXPLICIT, UNDEFINED, element
 
@@ -79,8 +79,8 @@ class Doors:
         return self.gateway.log.read_bytes() + figures
 
     def kept(self):
-        """Files of instances, and of spools."""
-        return [path for path in self.gateway.data.rglob("*") if path.suffix in (".dcm", ".incoming")]
+        """Files of instances, and of spools; what was refused lies elsewhere."""
+        return [path for path in (self.gateway.data / "objects").rglob("*") if path.suffix in (".dcm", ".incoming")]
 
     @contextlib.contextmanager
     def logs(self, *events, level="INFO"):
@@ -101,7 +101,11 @@ class Doors:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    environment = {"GATEWAY_LOGS__LEVEL": "DEBUG", "GATEWAY_DIMSE__ASSOCIATE_SECONDS": str(SILENCE_SECONDS)}
+    environment = {
+        "GATEWAY_LOGS__LEVEL": "DEBUG",
+        "GATEWAY_DIMSE__ASSOCIATE_SECONDS": str(SILENCE_SECONDS),
+        **ANY_DISK,
+    }
     with running_gateway(tmp_path_factory.mktemp("bad") / "data", "--workers", "1", environment=environment) as gateway:
         yield Doors(gateway)
 

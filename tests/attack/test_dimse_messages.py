@@ -251,10 +251,10 @@ NAMES = [repr(uid[:20]) for uid in HOSTILE]
 
 
 def outside(listener):
-    """Files below the folder of the test that are neither of the index nor objects at their place."""
-    root = listener.folder / "objects"
+    """Files below the folder of the test that are neither of the index nor objects or in quarantine at their place."""
+    roots = {listener.folder / "objects", listener.folder / "quarantine"}
     files = (path for path in listener.folder.parent.rglob("*") if path.is_file())
-    return [path for path in files if root not in path.parents and not path.name.startswith("index.sqlite")]
+    return [path for path in files if not roots & {*path.parents} and not path.name.startswith("index.sqlite")]
 
 
 @pytest.mark.parametrize("uid", HOSTILE, ids=NAMES)

@@ -30,7 +30,19 @@ def test_version_is_that_of_the_package():
 
 def test_help_names_every_command_and_each_command_explains_its_flags():
     text = run("--help").output
-    for name in ("serve", "import", "scrub", "reindex", "migrate", "query", "settings", "version"):
+    for name in (
+        "serve",
+        "import",
+        "ingest",
+        "quarantine",
+        "scrub",
+        "reindex",
+        "migrate",
+        "query",
+        "webhooks",
+        "settings",
+        "version",
+    ):
         assert re.search(rf"^  {name} ", text, re.MULTILINE)
         assert run(name, "--help").exit_code == 0
     for flag in ("--data", "--http-port", "--dimse-port", "--ae-title", "--host", "--workers", "--config", "--json"):

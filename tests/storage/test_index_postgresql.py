@@ -22,6 +22,7 @@ from storage.index.probes import probes_of
 from storage.matching import Match, Query
 from storage.model import Level, Outcome
 from tests.contracts.commitments import CommitmentsContract
+from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
@@ -34,7 +35,13 @@ ROOT = Path(__file__).parents[2]
 
 
 class TestPostgresqlIndex(
-    IndexContract, ExtendedContract, OutboxContract, CommitmentsContract, StabilityContract, SubscribersContract
+    IndexContract,
+    ExtendedContract,
+    OutboxContract,
+    CommitmentsContract,
+    DeliveriesContract,
+    StabilityContract,
+    SubscribersContract,
 ):
     @contextlib.contextmanager
     def open(self, folder):

@@ -6,6 +6,7 @@ import contextlib
 
 from storage.index import open_index
 from tests.contracts.commitments import CommitmentsContract
+from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
@@ -14,7 +15,13 @@ from tests.contracts.subscribers import SubscribersContract
 
 
 class TestSqliteIndex(
-    IndexContract, ExtendedContract, OutboxContract, CommitmentsContract, StabilityContract, SubscribersContract
+    IndexContract,
+    ExtendedContract,
+    OutboxContract,
+    CommitmentsContract,
+    DeliveriesContract,
+    StabilityContract,
+    SubscribersContract,
 ):
     @contextlib.contextmanager
     def open(self, folder):

@@ -223,6 +223,9 @@ def test_a_bug_is_a_processing_failure_and_the_association_goes_on(listener):
     peer.sendall(p_data(pdv(3, 3, echo_command(2))))
     assert status_of(peer)[0] == 0
     peer.close()
+    (held,) = listener.archive.quarantine.held()
+    assert (held.refusal.error, held.refusal.status) == ("ZeroDivisionError", 0x0110)
+    assert b"".join(listener.archive.quarantine.received(held)) == synthetic.data_set()
 
 
 @pytest.mark.parametrize("maximum_pdu", [0, 4096, 16382, 65536, 1 << 20])
