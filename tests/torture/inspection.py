@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import random
 import re
@@ -42,6 +43,13 @@ class Looker:
     def close(self) -> None:
         self._client.close()
 
+    def _ask(self, path: str, accept: str) -> tuple[int, str, bytes]:
+        """An answer that ends too early has no status."""
+        try:
+            return self._client.get(path, accept)
+        except (OSError, http.client.HTTPException) as error:
+            return 0, "", type(error).__name__.encode()
+
     def study(self, study: str, versions: Mapping[str, Collection[Version]]) -> dict[str, Seen]:
         """Its instances; versions: what was sent under each SOP Instance UID."""
         rows = self._rows(study)
@@ -69,7 +77,7 @@ class Looker:
 
     def _instance(self, seen: Seen, uid: str) -> tuple[int, str, bytes]:
         path = f"/dicomweb/studies/{seen.study}/series/{seen.series}/instances/{uid}"
-        return self._client.get(path, "application/dicom; transfer-syntax=*")
+        return self._ask(path, "application/dicom; transfer-syntax=*")
 
     def _closer(self, seen: Seen, uid: str) -> Seen:
         """Alone, its frame, and its own metadata."""
@@ -81,7 +89,7 @@ class Looker:
         )
         frames = [body for _, body in parts(kind, content)] if status == 200 else []
         frame = hashlib.sha256(frames[0]).hexdigest() if frames else str(status)
-        status, _, content = self._client.get(f"{path}/metadata", "application/dicom+json")
+        status, _, content = self._ask(f"{path}/metadata", "application/dicom+json")
         marker = _marker(json.loads(content)[0]) if status == 200 else str(status)
         if marker != seen.marker:
             self.problems.append((MIXED, f"{uid}: its metadata is not that of its study"))
@@ -97,7 +105,7 @@ class Looker:
                 return found
 
     def _search(self, path: str) -> list[dict]:
-        status, _, content = self._client.get(path, "application/dicom+json")
+        status, _, content = self._ask(path, "application/dicom+json")
         if status != 200:
             self.problems.append((LOST, f"a search answers {status} though all is healed"))
             return []
@@ -115,14 +123,14 @@ class Looker:
 
     def _retrieve_study(self, study: str) -> dict[str, str]:
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-        status, kind, content = self._client.get(f"/dicomweb/studies/{study}", accept)
+        status, kind, content = self._ask(f"/dicomweb/studies/{study}", accept)
         if status != 200:
             self.problems.append((LOST, f"study {study} is retrieved as {status}"))
             return {}
         return {sop_instance_of(body): part10_digest(body) for _, body in parts(kind, content)}
 
     def _metadata(self, study: str) -> dict[str, str]:
-        status, _, content = self._client.get(f"/dicomweb/studies/{study}/metadata", "application/dicom+json")
+        status, _, content = self._ask(f"/dicomweb/studies/{study}/metadata", "application/dicom+json")
         if status != 200:
             self.problems.append((LOST, f"metadata of study {study} is {status}"))
             return {}

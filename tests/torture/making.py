@@ -21,8 +21,16 @@ Made = tuple[Version, bytes]
 """A version, and its Data Set as it is sent."""
 
 
-def made(study: str, series: str, sop_instance: str, pixels: bytes, *, is_deflated: bool = False) -> Made:
-    """An image of whole rows of ``COLUMNS`` pixels; its Image Comments come from its pixels."""
+def made(
+    study: str,
+    series: str,
+    sop_instance: str,
+    pixels: bytes,
+    *,
+    is_deflated: bool = False,
+    extra: tuple[bytes, ...] = (),
+) -> Made:
+    """An image of whole rows of ``COLUMNS`` pixels; its Image Comments come from its pixels. extra: more elements."""
     frame = hashlib.sha256(pixels).hexdigest()
     syntax = synthetic.DEFLATED if is_deflated else synthetic.EXPLICIT
     marker = f"{frame[:16]} {syntax}"
@@ -31,6 +39,7 @@ def made(study: str, series: str, sop_instance: str, pixels: bytes, *, is_deflat
         series,
         sop_instance,
         extra=(
+            *extra,
             synthetic.element(IMAGE_COMMENTS, "LT", marker),
             *synthetic.image_elements(len(pixels) // COLUMNS, COLUMNS),
             synthetic.element(0x7FE00010, "OB", pixels),

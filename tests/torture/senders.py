@@ -29,6 +29,8 @@ REST_SECONDS = 0.05
 AE_TITLE = "GATEWAY"
 CONTEXTS = [(synthetic.SECONDARY_CAPTURE, syntax) for syntax in (synthetic.EXPLICIT, synthetic.DEFLATED)]
 BOUNDARY = "b0"
+CUT_OFF = (struct.error, IndexError)
+"""What comes of an answer that ends too early."""
 STORED, FAILED = "00081199", "00081198"
 
 
@@ -38,10 +40,10 @@ class Requestor(Association):
     def __init__(self, port: int) -> None:
         try:
             super().__init__("127.0.0.1", port, AE_TITLE, CONTEXTS)
-        except BaseException:
+        except (OSError, *CUT_OFF) as error:
             if hasattr(self, "_answers"):
                 self.close()
-            raise
+            raise ConnectionError("no association") from error
         self._socket.settimeout(ANSWER_SECONDS)
 
 
@@ -67,7 +69,7 @@ def _store(association: Association, maker: Maker, history: History, door: str) 
     try:
         context = (synthetic.SECONDARY_CAPTURE, version.transfer_syntax)
         status = association.store(context, version.sop_instance, memoryview(content))
-    except (OSError, struct.error) as error:
+    except (OSError, *CUT_OFF) as error:
         history.end(call, Outcome.UNKNOWN, type(error).__name__)
         maker.give_back(one)
         raise ConnectionError from error

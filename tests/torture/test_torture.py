@@ -22,7 +22,7 @@ from tests.torture.run import Figure, Load, Torture, new_world
 from tests.torture.senders import multipart
 from tests.torture.store import FAULTS, FaultStore
 
-SHORT = Load(dimse=2, http=2, workers=2)
+SHORT = Load(dimse=2, http=2, workers=1)
 WAIT_SECONDS = 60.0
 
 
