@@ -13,7 +13,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
   --no-header --no-emit-index-url pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench lock clean
+.PHONY: help setup run test check bench torture lock clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -42,6 +42,9 @@ check: setup  ## Format, lint, types, and who may import whom
 
 bench: setup  ## Measure speed, beside Orthanc if installed; ARGS="--full --json FILE"
 	$(BIN)/python -m benchmarks $(ARGS)
+
+torture: setup  ## Half an hour of kills and faults; what was acknowledged must be there; ARGS="--minutes 5 --seed N"
+	$(BIN)/python -m tests.torture $(ARGS)
 
 lock:  ## Refresh .lock from pyproject.toml; needs uv
 	$(COMPILE) --output-file .lock/runtime.txt

@@ -1,0 +1,85 @@
+"""Crashed at any operation, an archive is as it was before or as it is after, and the act done again makes it new."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.fix_postgresql import new_server
+from tests.fix_servers import ROOT, command_environment
+from tests.torture.failpoints import SCENARIOS, UNREACHED, sites
+
+LEAST_POINTS = 8
+IN_MEMORY = Path("/dev/shm")
+"""What is crashed is a process, and what a power cut takes is worked out: no disk has to be waited for."""
+ROW_BEFORE_OBJECT = """
+import sys
+from pathlib import Path
+from tests.torture import failpoints
+
+class Careless:
+    '''A store that keeps the object when the row is already there.'''
+    def __init__(self, real): self.real, self.put_off = real, []
+    def __getattr__(self, name): return getattr(self.real, name)
+    def put(self, *what): self.put_off.append(what)
+
+class Late(failpoints.Archive):
+    def __init__(self, objects, index): super().__init__(Careless(objects), index)
+    def store(self, *arguments, **options):
+        receipt = super().store(*arguments, **options)
+        self._objects.real.put(*self._objects.put_off.pop())
+        return receipt
+
+failpoints.Archive = Late
+name = "C-STORE into nothing"
+failpoints.SCENARIOS = {name: failpoints.SCENARIOS[name]}
+failpoints.main(sys.argv[1])
+"""
+
+
+def run(*arguments):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env=command_environment(),
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def report(engine):
+    """What a run over each engine has found."""
+    place = () if engine.name == "sqlite" else (new_server().database("failpoints"),)
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
+        found = run("-m", "tests.torture.failpoints", Path(folder) / "archive", *place)
+    print(f"{found['crashes']} crashes at {len(found['points'])} points: {', '.join(found['points'])}")
+    return found
+
+
+def test_after_a_crash_at_any_point_the_archive_is_old_or_new_and_the_act_done_again_makes_it_new(report):
+    assert report["problems"] == []
+    assert report["crashes"] > LEAST_POINTS * len(SCENARIOS)
+
+
+def test_every_point_that_stores_and_deletes_come_by_has_been_crashed(report):
+    assert report["reached_but_not_crashed"] == []
+    assert report["not_crashed"] == [], "give it a scenario in tests/torture/failpoints.py"
+
+
+def test_what_no_scenario_comes_by_is_of_functions_that_are_there():
+    assert UNREACHED.keys() <= {function for _, function, _ in sites().values()}
+
+
+def test_a_row_that_is_there_before_its_object_is_noticed(tmp_path):
+    found = run("-c", ROW_BEFORE_OBJECT, tmp_path / "archive")
+    assert any("FileNotFoundError" in problem for problem in found["problems"])
