@@ -1,6 +1,6 @@
 """The ingest ledger: what each association, STOW request and import run brought, counted while it goes on.
 
-Counting is in memory and costs an instance a microsecond. A thread of this process, which is there while somebody
+Counting is in memory, a few additions for an instance. A thread of this process, which is there while somebody
 brings something, writes lines to the index: what has ended at once, but no more often than once a second and then
 together; what goes on after a thousand instances or a minute. So whoever is killed takes at most that with it, and no
 store and no answer ever waits for a line. An index that cannot be reached gets them later, as many as fit in memory.

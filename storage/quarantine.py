@@ -296,7 +296,9 @@ class Quarantine:
             raise StorageUnavailable("The quarantine cannot be changed") from error
 
     def sweep(self) -> None:
-        """Remove what killed processes and power cuts left, and count what is there. For the start of a gateway."""
+        """Remove what killed processes and power cuts left, and count what is there, at the start of a gateway, which
+        what goes wrong here does not hold up.
+        """
         if not self._folder.is_dir():
             return
         try:
@@ -308,8 +310,8 @@ class Quarantine:
                     if is_left and path.stat().st_mtime < before:
                         path.unlink(missing_ok=True)
                 book.write(Usage(len(known), sum(known.values())))
-        except OSError as error:
-            raise StorageUnavailable("The quarantine cannot be read") from error
+        except (OSError, StorageUnavailable) as error:
+            logger.warning("quarantine.failed", exc_info=error)
 
     # The folder
 

@@ -291,6 +291,9 @@ def test_somebody_who_holds_the_lock_does_not_hold_up_a_sender_for_long(tmp_path
     try:
         assert held.wait(5)
         assert keep(quarantine, incoming, data_set()) == ""
+        quarantine.sweep()
+        with pytest.raises(StorageUnavailable):
+            quarantine.drop(quarantine.ids()[0])
     finally:
         done.set()
         holding.join()
