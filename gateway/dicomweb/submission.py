@@ -229,6 +229,7 @@ def _refer_inline_items(model: Model, element: JsonElement, known_uid: str, cont
     if (
         not isinstance(inline, str)
         or not inline.startswith(_INLINE_ITEM)
+        or not known_uid
         or not transfer_syntax(known_uid).is_encapsulated
     ):
         return EXPLICIT_VR_LITTLE_ENDIAN
