@@ -172,8 +172,8 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         ]
         patience = Patience.of(
             values.changes.webhook_seconds,
-            values.changes.webhook_refusals,
-            values.changes.webhook_hours,
+            values.changes.webhook_refusals_maximum,
+            values.changes.webhook_patience_seconds,
             values.changes.webhook_networks,
         )
         telling = [

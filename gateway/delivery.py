@@ -37,20 +37,22 @@ _NOT_NOW = frozenset((408, 425, 429))
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a webhook is waited for. seconds: for one answer. refusals: of one message. hours: for all else.
+    """How long a webhook is waited for: for one answer; refusals of one message; until it is so old, for all else.
 
     networks: addresses that are allowed beside public ones.
     """
 
-    seconds: float
+    answer_seconds: float
     refusals: int
-    hours: float
+    age_seconds: int
     networks: tuple[Network, ...]
 
     @classmethod
-    def of(cls, seconds: float, refusals: int, hours: float, networks: Sequence[str]) -> Patience:
+    def of(cls, answer_seconds: float, refusals: int, age_seconds: int, networks: Sequence[str]) -> Patience:
         """As settings have it."""
-        return cls(seconds, refusals, hours, tuple(ipaddress.ip_network(one, strict=False) for one in networks))
+        return cls(
+            answer_seconds, refusals, age_seconds, tuple(ipaddress.ip_network(one, strict=False) for one in networks)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Courier:
         self._session = session
         self._patience = patience
         self._clock = clock
-        self._held_seconds = int(patience.seconds) + _RESOLVING_SECONDS
+        self._held_seconds = int(patience.answer_seconds) + _RESOLVING_SECONDS
 
     def run(self, stopping: threading.Event) -> None:
         """Tell what there is, and look for more, until ``stopping``. Whatever fails is tried again."""
@@ -125,7 +127,7 @@ class Courier:
         now = int(self._clock())
         aged = min(now - _seconds_of(first.changed_at), now - (taken.failing_since or now))
         is_refused = failure.is_refusal and taken.refusals + 1 >= self._patience.refusals
-        if is_refused or aged >= self._patience.hours * 3600:
+        if is_refused or aged >= self._patience.age_seconds:
             self._session.subscribers.give_up(taken, failure.reason, now)
             metrics.WEBHOOK_MESSAGES.labels(self.webhook.name, "given_up").inc()
             logger.error("webhook.given_up", extra={"hook": self.webhook.name, "attempt": taken.attempts})
@@ -162,7 +164,7 @@ class Courier:
                 message.body,
                 headers,
                 networks=self._patience.networks,
-                seconds=self._patience.seconds,
+                seconds=self._patience.answer_seconds,
             )
             failure = _failure_of(answered.status, answered.retry_seconds)
         except UnreachableError as error:

@@ -283,11 +283,11 @@ class ChangeSettings:
         default=(), metadata=_doc("Addresses or networks that are not public and that webhooks may be at.")
     )
     webhook_seconds: float = field(default=10.0, metadata=_doc("Time for a webhook to answer.", least=0.1, most=600))
-    webhook_refusals: int = field(
+    webhook_refusals_maximum: int = field(
         default=12, metadata=_doc("Refusals of a webhook (3xx, 4xx) after which a message is laid aside.", least=1)
     )
-    webhook_hours: float = field(
-        default=48.0, metadata=_doc("Age at which what cannot be delivered is laid aside.", least=0)
+    webhook_patience_seconds: int = field(
+        default=172_800, metadata=_doc("Age at which what cannot be delivered to a webhook is laid aside.", least=0)
     )
 
 

@@ -48,7 +48,7 @@ class Telling:
 
     def another(self, options="name=ris"):
         (webhook,) = read_webhooks([f"{self.receiver.url} 'secret={KEY}' {options}"])
-        return Courier(webhook, self.session, Patience(0.5, 3, 48.0, NETWORKS), clock=self.clock)
+        return Courier(webhook, self.session, Patience(0.5, 3, 48 * 3600, NETWORKS), clock=self.clock)
 
     @property
     def subscribers(self):
