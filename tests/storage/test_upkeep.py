@@ -235,7 +235,7 @@ def test_an_orphan_that_is_damaged_is_not_stored(archive):
     age(path_of(archive, key))
     assert looked_at(archive, repair=True) == {(Fault.DAMAGED_ORPHAN, key): True}
     assert path_of(archive, f"quarantine/{key}").exists()
-    assert archive._index.find("1.2.3.4.5") is None
+    assert archive._index.find(["1.2.3.4.5"]) == {}
 
 
 def test_a_disk_that_cannot_read_one_object_does_not_end_the_scrub(archive, monkeypatch):

@@ -26,7 +26,7 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--engine", choices=(SQLITE, POSTGRESQL, "both"), default="both", help="of the index; both")
     parser.add_argument("--disk", choices=("auto", "mount", "limit"), default="auto", help="how it gets full")
     parser.add_argument("--pace", type=float, default=PACE_SECONDS, help="seconds from kill to kill, in the mean")
-    parser.add_argument("--folder", type=Path, help="where the archives are; a temporary one, removed when all is well")
+    parser.add_argument("--folder", type=Path, help="where archives are made, which are kept if something is wrong")
     parser.add_argument("--json", type=Path, help="file for the figure")
     parser.add_argument("--history", type=Path, help="file for every call")
     return parser.parse_args(words)
@@ -38,8 +38,9 @@ def main(words: list[str]) -> int:
     if POSTGRESQL in engines and binaries() is None:
         print("PostgreSQL is not installed: SQLite only")
         engines = [SQLITE]
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="torture-"))
+    folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.folder))
     figure = Figure(options.seed)
+    is_whole = False
     started = time.monotonic()
     print(f"seed {options.seed}", flush=True)
 
@@ -62,13 +63,16 @@ def main(words: list[str]) -> int:
                         log=log,
                     )
                     torture.run(options.minutes * 60 / len(engines), ROUND_SECONDS)
+        is_whole = True
     finally:
-        if figure.is_sound and options.folder is None:
+        figure.seconds = time.monotonic() - started
+        print(f"\n{figure.text()}")
+        if options.json:
+            options.json.write_text(json.dumps(figure.as_json(), indent=2) + "\n")
+        if figure.is_sound and is_whole:
             shutil.rmtree(folder, ignore_errors=True)
-    figure.seconds = time.monotonic() - started
-    print(f"\n{figure.text()}")
-    if options.json:
-        options.json.write_text(json.dumps(figure.as_json(), indent=2) + "\n")
+        else:
+            print(f"kept: {folder}")
     return 0 if figure.is_sound else 1
 
 

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -121,12 +122,12 @@ class Torture:
         log: TextIO | None = None,
     ) -> None:
         self._world = world
-        self._number = number
         self._figure = figure
         self._load = load
         self._pace_seconds = pace_seconds
         self._progress = progress
-        self._chance = random.Random(f"{figure.seed}/{number}")
+        self._root = f"2.25.{figure.seed}.{number}"
+        self._chance = random.Random(self._root)
         self.history = History(log)
         self._kept = figure.acknowledged, figure.acknowledged_again
         figure.disks[world.engine] = world.disk.name
@@ -154,10 +155,14 @@ class Torture:
         trouble: instead of the nemesis' own choice.
         """
         first = len(self.history.calls)
-        root = f"2.25.{self._figure.seed}.{self._number}.{number}"
-        stopping, threads, reader, deleter = self._callers(root)
+        stopping, threads, reader, deleter = self._callers(number)
         nemesis = Nemesis(
-            self._world, deleter, root, self._pace_seconds, kills=self._figure.kills, faults=self._figure.faults
+            self._world,
+            deleter,
+            f"{self._root}/{number}",
+            self._pace_seconds,
+            kills=self._figure.kills,
+            faults=self._figure.faults,
         )
         for thread in threads:
             thread.start()
@@ -173,8 +178,7 @@ class Torture:
             stopping.set()
             for thread in threads:
                 thread.join(JOIN_SECONDS)
-        alive = [thread.name for thread in threads if thread.is_alive()]
-        assert not alive, f"does not come to an end: {alive}"
+        assert not any(thread.is_alive() for thread in threads), "a caller does not come to an end"
         self._world.begin_again(is_sudden=number % 2 == 1)
         figure = self._figure
         figure.reads["right"] += reader.read
@@ -185,24 +189,28 @@ class Torture:
         self._check(first)
         self._progress(figure)
 
-    def _callers(self, root: str) -> tuple[threading.Event, list[threading.Thread], Reader, Deleter]:
-        """Threads that call until they are told to stop."""
+    def _callers(self, number: int) -> tuple[threading.Event, list[threading.Thread], Reader, Deleter]:
+        """Threads that call until they are told to stop. What may be deleted has UIDs of its own."""
         stopping = threading.Event()
-        contested = Contested(f"{root}/contested", f"{root}.1")
-        reader = Reader(self._world, self.history, random.Random(f"{root}/reader"), f"{root}.2.")
-        deleter = Deleter(self._world, f"{root}/deleter", f"{root}.2", self.history)
-        threads = [
-            threading.Thread(target=reader.run, args=(stopping,), name="reader"),
-            threading.Thread(target=deleter.run, args=(stopping,), name="deleter"),
-        ]
-        numbers = itertools.count(3)
+        kept, deleted = f"{self._root}.1.{number}", f"{self._root}.2."
+        contested = Contested(f"{kept}/contested", f"{kept}.0")
+        reader = Reader(self._world, self.history, random.Random(f"{kept}/reader"), deleted)
+        deleter = Deleter(self._world, f"{kept}/deleter", f"{deleted}{number}", self.history)
+        calls: list[Callable[[], None]] = [partial(reader.run, stopping), partial(deleter.run, stopping)]
         for gateway in self._world.gateways:
             for send, count in ((store_by_dimse, self._load.dimse), (store_by_http, self._load.http)):
                 for _ in range(count):
-                    name = f"{root}.{next(numbers)}"
-                    arguments = (gateway, Maker(name, name, contested), self.history, stopping)
-                    threads.append(threading.Thread(target=send, args=arguments, name=f"{send.__name__} {name}"))
-        return stopping, threads, reader, deleter
+                    name = f"{kept}.{len(calls)}"
+                    calls.append(partial(send, gateway, Maker(name, name, contested), self.history, stopping))
+        return stopping, [threading.Thread(target=self._guarded, args=(call,)) for call in calls], reader, deleter
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """A caller that ends by itself would go unnoticed."""
+        try:
+            call()
+        except BaseException as error:
+            self._figure.problems.append((UNCLEAN, f"a caller has ended: {error!r}"))
+            raise
 
     def _tell(self, stopping: threading.Event) -> None:
         """The figure as it grows."""

@@ -97,6 +97,15 @@ class Client:
             self._connection.close()
             raise
 
+    def reach(self) -> bool:
+        """Whether there is a connection, or one could be made: where nobody listens, there is nothing to call."""
+        if self._connection.sock is None:
+            try:
+                self._connection.connect()
+            except OSError:
+                return False
+        return True
+
     def get(self, path: str, accept: str) -> tuple[int, str, bytes]:
         return self.request("GET", path, Accept=accept)
 
@@ -124,6 +133,10 @@ def store_by_http(gateway: Gateway, maker: Maker, history: History, stopping: th
 
 def stow(client: Client, maker: Maker, parts: Sequence[Made], history: History, door: str) -> bool:
     """One request; whether all of it was stored."""
+    if not client.reach():
+        for one in parts:
+            maker.give_back(one)
+        return False
     calls = [history.begin(STORE, door, version) for version, _ in parts]
     content_type = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
     try:
@@ -267,7 +280,8 @@ class Deleter:
         for _ in range(3):
             if stopping.is_set():
                 return
-            stow(client, maker, kept, self._history, f"stow {gateway.name}")
+            if not stow(client, maker, kept, self._history, f"stow {gateway.name}"):
+                stopping.wait(REST_SECONDS)
             level = maker.chance.randrange(3)
             first = kept[0][0]
             uids = (first.study, first.series, first.sop_instance)[: level + 1]

@@ -17,13 +17,17 @@ from tests.torture.failpoints import SCENARIOS, UNREACHED, sites
 LEAST_POINTS = 8
 IN_MEMORY = Path("/dev/shm")
 """What is crashed is a process, and what a power cut takes is worked out: no disk has to be waited for."""
-ROW_BEFORE_OBJECT = """
+ONE_STORE = """
 import sys
-from pathlib import Path
 from tests.torture import failpoints
-
+{careless}
+name = "C-STORE into nothing"
+failpoints.SCENARIOS = {{name: failpoints.SCENARIOS[name]}}
+failpoints.main(sys.argv[1])
+"""
+CARELESS = {
+    "a row that is there before its object": """
 class Careless:
-    '''A store that keeps the object when the row is already there.'''
     def __init__(self, real): self.real, self.put_off = real, []
     def __getattr__(self, name): return getattr(self.real, name)
     def put(self, *what): self.put_off.append(what)
@@ -36,10 +40,26 @@ class Late(failpoints.Archive):
         return receipt
 
 failpoints.Archive = Late
-name = "C-STORE into nothing"
-failpoints.SCENARIOS = {name: failpoints.SCENARIOS[name]}
-failpoints.main(sys.argv[1])
-"""
+""",
+    "an object whose bytes are not synced": """
+from storage.spool import Spool
+Spool.sync = lambda self: None
+""",
+    "an object whose name is not synced": """
+from storage.objects import filesystem
+filesystem._sync_folder = lambda folder: None
+""",
+    "a change without its row": """
+from storage.index.batch import Batch
+note = Batch._note
+def note_twice(self, *what):
+    note(self, *what)
+    self._connection.execute("COMMIT")
+    self._connection.execute("BEGIN IMMEDIATE")
+Batch._note = note_twice
+""",
+}
+"""Faults of ours that a run has to find."""
 
 
 def run(*arguments):
@@ -80,6 +100,6 @@ def test_what_no_scenario_comes_by_is_of_functions_that_are_there():
     assert UNREACHED.keys() <= {function for _, function, _ in sites().values()}
 
 
-def test_a_row_that_is_there_before_its_object_is_noticed(tmp_path):
-    found = run("-c", ROW_BEFORE_OBJECT, tmp_path / "archive")
-    assert any("FileNotFoundError" in problem for problem in found["problems"])
+@pytest.mark.parametrize("fault", CARELESS)
+def test_a_run_finds(tmp_path, fault):
+    assert run("-c", ONE_STORE.format(careless=CARELESS[fault]), tmp_path / "archive")["problems"] != []

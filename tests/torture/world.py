@@ -238,10 +238,8 @@ class Mounted:
             ballast.unlink()
 
     def close(self) -> None:
-        """Take the file system away."""
-        with contextlib.suppress(OSError):
-            self._run("umount", "-l", str(self.folder))
-        self._image.unlink(missing_ok=True)
+        """Take the file system away; the file that holds it stays."""
+        self._run("umount", "-l", str(self.folder))
 
 
 def disk(kind: str, folder: Path, size_bytes: int) -> Limit | Mounted:
