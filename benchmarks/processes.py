@@ -6,6 +6,7 @@ proportional set (PSS), which counts them once. Processor time holds that of chi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import threading
@@ -26,8 +27,9 @@ _LOOK_SECONDS = 0.4
 
 def children(pid: int) -> Iterator[int]:
     """The processes that it has started and that still run."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, _read(task).split())
+    with contextlib.suppress(FileNotFoundError):  # it has just ended
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            yield from map(int, _read(task).split())
 
 
 def _read(path: Path | str) -> str:

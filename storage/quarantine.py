@@ -51,6 +51,7 @@ KEPT: Mapping[type[GatewayError], bool] = {
     errors.StudyMismatch: True,
     errors.TooLarge: False,  # its end was not read
     errors.InstanceConflict: True,
+    errors.TransactionInUse: False,  # of a request for storage commitment
     errors.UnsupportedSOPClass: True,
     errors.UnsupportedTransferSyntax: True,
     errors.BadRequest: False,

@@ -35,6 +35,7 @@ _PRUNED = (
     "DELETE FROM delivery WHERE {0}",
 )
 _TOO_OLD, _TOO_MANY = "last_at < ?", "id <= ?"
+_ANY_TOO_OLD = f"SELECT 1 FROM delivery WHERE {_TOO_OLD} LIMIT 1"  # noqa: S608 - constants
 
 
 class RelationalDeliveries:
@@ -82,7 +83,11 @@ class RelationalDeliveries:
         return [_delivery(study, row) for row in rows]
 
     def prune(self, before: str, maximum_rows: int) -> None:
-        """See ``Deliveries.prune``."""
+        """See ``Deliveries.prune``. Where nothing is too old or too many nothing is written."""
+        with self._engine.reading() as connection:
+            is_old = connection.execute(_ANY_TOO_OLD, (before,)).fetchone()
+            if not (is_old or connection.execute(_OLDEST_KEPT, (maximum_rows,)).fetchone()):
+                return
 
         def remove(connection: Connection) -> None:
             oldest = connection.execute(_OLDEST_KEPT, (maximum_rows,)).fetchone()

@@ -238,7 +238,7 @@ REQUESTS = {
     "no content type": (multipart(canary()), "", 415, UNSUPPORTED),
     "JSON": (b'{"00100010": "CANARY"}', "application/json", 415, UNSUPPORTED),
     "text": (b"CANARY^PATIENT", "text/plain; name=CANARY", 415, UNSUPPORTED),
-    "metadata and bulk data": (multipart(b"[]"), METADATA, 415, UNSUPPORTED),
+    "metadata and bulk data": (multipart(b"[]"), METADATA, 415, "Instances and metadata do not go into one request"),
     "a form": (multipart(b"CANARY"), "multipart/form-data; boundary=b0", 415, UNSUPPORTED),
 }
 

@@ -139,9 +139,8 @@ def test_migrate_says_from_what_to_what_and_check_changes_nothing(data):
 
 
 def test_migrate_knows_a_database_that_is_empty(data, engine):
-    if engine.name != "postgresql":
-        pytest.skip("a file that is not there has version 0")
-    run = run_command("migrate", "--check", "--json", "--data", data, environment=engine.environment(data))
+    flags = ("--check",) if engine.name == "postgresql" else ()  # a file that is not there has version 0
+    run = run_command("migrate", *flags, "--json", "--data", data, environment=engine.environment(data))
     assert run.returncode == 0
     said = json.loads(run.stdout)
     assert said["to"] == said["known"] > 0

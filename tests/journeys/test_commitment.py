@@ -82,5 +82,5 @@ def test_a_modality_stores_asks_and_is_told_in_the_same_association_and_the_figu
 
     assert settle(lambda: figures().get(("gateway_commitments_total", "dimse", "answered")) == 1)
     assert figures()["gateway_commitment_references_total", "dimse", "0000"] == len(UIDS)
-    assert figures()["gateway_commitments_waiting",] == 0
+    assert settle(lambda: figures()["gateway_commitments_waiting",] == 0)
     assert gateway.stop(signal.SIGTERM) == 0

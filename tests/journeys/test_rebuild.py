@@ -22,7 +22,7 @@ from gateway.importer import import_file
 from gateway.security.actor import Actor
 from gateway.session import Session
 from storage.matching import Query
-from storage.model import Level
+from storage.model import Level, Source
 from tests.fix_archive import open_archive
 from tests.fix_corpus import sources
 from tests.fix_dimse import run_program
@@ -103,7 +103,9 @@ def before(tmp_path_factory):
     archive = open_archive(folder / "data")
     with contextlib.closing(archive):
         session = Session(archive, Actor("operator", "import"))
-        outcomes = Counter(import_file(session, path).outcome for path in sorted(files.iterdir()))
+        account = session.account(Source("import"))
+        outcomes = Counter(import_file(session, path, account).outcome for path in sorted(files.iterdir()))
+        account.close("done")
         assert outcomes["stored"] > 100
         assert outcomes["conflict"] > 10
         studies = archive.search(Query(Level.STUDY))

@@ -49,14 +49,14 @@ Spool.sync = lambda self: None
 from storage.objects import filesystem
 filesystem._sync_folder = lambda folder: None
 """,
-    "a change without its row": """
+    "a row without its change": """
 from storage.index.batch import Batch
-note = Batch._note
-def note_twice(self, *what):
-    note(self, *what)
+note = Batch.note
+def note_apart(self, *what):
     self._connection.execute("COMMIT")
     self._connection.execute("BEGIN IMMEDIATE")
-Batch._note = note_twice
+    note(self, *what)
+Batch.note = note_apart
 """,
 }
 """Faults of ours that a run has to find."""
