@@ -223,6 +223,13 @@ def test_a_study_of_another_name_is_refused(doors):
 NO_BOUNDARY, NO_PARTS = "The body holds no boundary", "The body holds no parts"
 UNSUPPORTED = "The media type of the body is not supported"
 METADATA = 'multipart/related; type="application/dicom+json"; boundary=b0'
+NO_DATA_SETS = "The metadata is no array of Data Sets"
+MIXED = "Instances and metadata do not go into one request"
+
+
+def metadata_part(content):
+    return b"--b0\r\nContent-Type: application/dicom+json\r\n\r\n" + content + b"\r\n--b0--"
+
 
 REQUESTS = {
     "no boundary": (multipart(b"CANARY"), MULTIPART.partition("; boundary")[0], 400, "Content-Type has no boundary"),
@@ -238,7 +245,15 @@ REQUESTS = {
     "no content type": (multipart(canary()), "", 415, UNSUPPORTED),
     "JSON": (b'{"00100010": "CANARY"}', "application/json", 415, UNSUPPORTED),
     "text": (b"CANARY^PATIENT", "text/plain; name=CANARY", 415, UNSUPPORTED),
-    "metadata and bulk data": (multipart(b"[]"), METADATA, 415, "Instances and metadata do not go into one request"),
+    "instances where metadata is announced": (multipart(b"[]"), METADATA, 415, MIXED),
+    "metadata that is no JSON": (metadata_part(b"[CANARY"), METADATA, 400, "The metadata is no JSON"),
+    "metadata that is no Data Set": (
+        metadata_part(b'["CANARY"]'),
+        METADATA,
+        400,
+        "The metadata is no array of Data Sets",
+    ),
+    "metadata of nothing": (metadata_part(b"[]"), METADATA, 400, "The body holds no metadata"),
     "a form": (multipart(b"CANARY"), "multipart/form-data; boundary=b0", 415, UNSUPPORTED),
 }
 
