@@ -722,7 +722,7 @@ def webhooks() -> None:
     """What webhooks were told of changes, and what could not be delivered; works while the gateway runs."""
 
 
-_IDS = click.argument("ids", nargs=-1, type=click.IntRange(1), metavar="[ID]...")
+_IDS = click.argument("ids", nargs=-1, type=click.IntRange(1, 1 << 62), metavar="[ID]...")
 _ALL = click.option("--all", "is_all", is_flag=True, help="All there is, in place of some by their numbers.")
 
 

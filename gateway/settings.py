@@ -691,7 +691,8 @@ def plain(value: Value) -> int | float | bool | str | list[str]:
 
 
 _PASSWORD = re.compile(
-    r"(://[^:/@]*:)[^@/]*(?=@)|(\bpassword=)[^&\s]*|(\bsecret=).*?(?=\s(?:name|events|secret|secret_file)=|$)"
+    r"(://[^:/@]*:)[^@/]*(?=@)|(\bpassword=)[^&\s]*|(\bsecret=).*?(?=\s(?:name|events|secret|secret_file)=|$)",
+    re.DOTALL,
 )
 
 
