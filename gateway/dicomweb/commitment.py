@@ -42,6 +42,27 @@ def _lane() -> Lane:
     return Lane(1, _WAITING, "commitment", _WAITING_SECONDS)
 
 
+class _Body:
+    """What came of a body so far."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._content = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        """Append some of it."""
+        self.size_bytes += len(chunk)
+        self._content += chunk
+
+    def text(self) -> str:
+        """All of it, which is then no longer kept here. Raises BadRequest where it is not UTF-8."""
+        content, self._content = self._content, bytearray()
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise errors.BadRequest("The payload is not in the DICOM JSON Model") from error
+
+
 class _Bodies:
     """The bodies that are held now, by all requests of this process."""
 
@@ -55,24 +76,16 @@ class _Bodies:
         try:
             yield body
         finally:
-            self._held_bytes -= len(body.content)
-            body.content = bytearray()
+            self._held_bytes -= body.size_bytes
 
     def add(self, body: _Body, chunk: bytes, most: int) -> None:
         """Take some of it. Raises TooLarge, and Overloaded when too much is held."""
-        if len(body.content) + len(chunk) > most:
+        if body.size_bytes + len(chunk) > most:
             raise errors.TooLarge("The request is longer than the limit")
         if self._held_bytes + len(chunk) > _HELD_REQUESTS * most:
             raise errors.Overloaded
         self._held_bytes += len(chunk)
-        body.content += chunk
-
-
-class _Body:
-    """What came of a body so far."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
+        body.add(chunk)
 
 
 @cache
@@ -98,7 +111,7 @@ async def ask(request: Request) -> Response:
             most = http_settings(request).commitment_maximum_bytes
             async for chunk in request.stream():
                 _bodies().add(body, chunk, most)
-            answered = await _lane().run(_answered, session, transaction_uid, body.content, source)
+            answered = await _lane().run(_answered, session, transaction_uid, body, source)
     except errors.GatewayError:
         metrics.COMMITMENTS.labels(DOOR, "refused").inc()
         raise
@@ -132,9 +145,9 @@ def _response(commitment: Commitment, media_type: str) -> Response:
     return Stream(write_answer(commitment), 200, headers, media_type)
 
 
-def _answered(session: Session, transaction_uid: str, body: bytearray, source: Source) -> Commitment:
+def _answered(session: Session, transaction_uid: str, body: _Body, source: Source) -> Commitment:
     """Keep the request, and answer it if there is time; blocks."""
-    references = read_request(body, session.commitment_references_maximum)
+    references = read_request(body.text(), session.commitment_references_maximum)
     now = int(time.time())
     commitment = Commitment(transaction_uid, references, source, now)
     session.ask(commitment, now + _LEFT_ALONE_SECONDS)

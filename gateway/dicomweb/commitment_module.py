@@ -21,8 +21,8 @@ _REFERENCED_SOPS, _FAILED_SOPS = "00081199", "00081198"
 _REFERENCED_STUDIES, _FAILED_STUDIES = "00081110", "0008119B"
 _SERIES, _BY_CLASS, _INSTANCES = "00081115", "00081112", "0008114A"
 _ABOVE = (_REFERENCED_SOPS, _REFERENCED_STUDIES, _STUDY_UID, _SERIES, _SERIES_UID, _BY_CLASS, _CLASS_UID, _INSTANCES)
-_BYTES_PER_VALUE = 12  # of what is no reference less make more objects than a reference does
-_SHORT_BYTES = 4096
+_CHARACTERS_PER_VALUE = 12  # of what is no reference less make more objects than a reference does
+_SHORT_CHARACTERS = 4096
 _ITEMS_AT_ONCE = 1000
 
 _Found = tuple[Reference, int]
@@ -35,18 +35,19 @@ class _Leaf(NamedTuple):
     sop_instance_uid: str
 
 
-def read_request(body: bytes | bytearray, most: int) -> list[Reference]:
+def read_request(text: str, most: int) -> list[Reference]:
     """The references of a request, each once, in their order: of Referenced SOP or Referenced Study Sequence.
 
     Raises BadRequest, with the tag of what is missing or malformed, and TooLarge beyond ``most`` of them.
     PS3.18 Table J.1-1
     """
-    if (body.count(b",") + body.count(b"[")) * _BYTES_PER_VALUE > len(body) + _SHORT_BYTES:
+    if (text.count(",") + text.count("[")) * _CHARACTERS_PER_VALUE > len(text) + _SHORT_CHARACTERS:
         raise BadRequest("The payload holds something else than references")
     try:
-        root = json.loads(body, object_pairs_hook=_small, parse_float=_nothing, parse_int=_nothing)
+        root = json.loads(text, object_pairs_hook=_small, parse_float=_nothing, parse_int=_nothing)
     except (ValueError, RecursionError) as error:
         raise BadRequest("The payload is not in the DICOM JSON Model") from error
+    del text  # as long as all that is kept of it
     if isinstance(root, list) and len(root) == 1:
         (root,) = root
     if not isinstance(root, dict):

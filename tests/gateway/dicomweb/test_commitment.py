@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from gateway.dicomweb import commitment
-from gateway.dicomweb.commitment_module import read_request, write_answer
+from gateway.dicomweb.commitment_module import read_request as read_text
+from gateway.dicomweb.commitment_module import write_answer
 from gateway.security.actor import Actor
 from gateway.session import Session
 from storage.commitment import Commitment, Reference
@@ -34,6 +35,17 @@ def new_uid():
 
 
 # ---- payloads ---------------------------------------------------------------------------------------------------
+
+
+def read_request(body, most):
+    """What a body holds, as the door reads it."""
+    return read_text(held(body).text(), most)
+
+
+def held(body):
+    found = commitment._Body()
+    found.add(body)
+    return found
 
 
 def payload(references):
@@ -291,7 +303,7 @@ def session(tmp_path):
 def test_k2_what_takes_longer_is_kept_and_answered_later(session, monkeypatch):
     monkeypatch.setattr(commitment, "ANSWER_SECONDS", 0.0)
     source = Source("dicomweb", address="127.0.0.1")
-    asked = commitment._answered(session, "1.9", payload(captures(["1.2", "1.3"])), source)
+    asked = commitment._answered(session, "1.9", held(payload(captures(["1.2", "1.3"]))), source)
     assert asked.reasons is None
     response = commitment._response(asked, "application/dicom+json")
     assert (response.status_code, response.headers["retry-after"]) == (202, "5")
@@ -304,7 +316,7 @@ def test_k2_what_cannot_be_looked_at_now_is_kept_and_answered_later(session, mon
         raise StorageUnavailable
 
     monkeypatch.setattr(session._archive._index, "find", unavailable)
-    asked = commitment._answered(session, "1.9", payload(captures(["1.2"])), Source("dicomweb"))
+    asked = commitment._answered(session, "1.9", held(payload(captures(["1.2"]))), Source("dicomweb"))
     assert asked.reasons is None
     assert session.commitments.count() == 1
 
