@@ -195,8 +195,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client(shared_gateway):
-    with Client(shared_gateway).http:
-        yield Client(shared_gateway)
+    one = Client(shared_gateway)
+    with one.http:
+        yield one
 
 
 def told(answer):
