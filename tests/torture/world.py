@@ -10,6 +10,7 @@ import resource
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,12 +24,12 @@ import psutil
 
 from storage import errors
 from storage.index import open_index
-from tests.fix_postgresql import Server, free_port, new_server
+from tests.fix_postgresql import Server, new_server
 from tests.fix_servers import command_environment
 from tests.torture import launcher
 from tests.torture.orders import VARIABLE, Orders
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 DIMSE, HTTP = "dimse", "http"
 OURS = frozenset(name for name, one in vars(errors).items() if isinstance(one, type))
@@ -36,14 +37,17 @@ BUGS = frozenset(("process.error", "dimse.request.error", "thumbnails.failed", "
 
 
 class Gateway:
-    """One gateway on ports of its own. bugs: log lines of it that no fault excuses."""
+    """One gateway on ports of its own.
+
+    bugs: log lines of it that no fault excuses. reason: why it could not start, when it last could not.
+    """
 
     def __init__(self, name: str, data: Path, workers: int, environment: dict[str, str]) -> None:
         self.name = name
         self.data = data
-        self.http_port, self.dimse_port = free_port(), free_port()
+        self.http_port, self.dimse_port = kept_port(), kept_port()
         self.bugs: Counter[str] = Counter()
-        self.starts = 0
+        self.reason = ""
         self._workers = workers
         self._environment = environment
         self._process: subprocess.Popen[str] | None = None
@@ -53,13 +57,12 @@ class Gateway:
         """Start it, as often as that takes, and wait until it serves."""
         deadline = time.monotonic() + START_SECONDS
         while not self._attempt():
-            assert time.monotonic() < deadline, f"gateway {self.name} does not start: {self.bugs}"
+            assert time.monotonic() < deadline, f"gateway {self.name} does not start: {self.reason or self.bugs}"
             time.sleep(0.1)
 
     def _attempt(self) -> bool:
         places = ["--data", str(self.data), "--http-port", str(self.http_port), "--dimse-port", str(self.dimse_port)]
         places += ["--workers", str(self._workers)]
-        self.starts += 1
         self._process = subprocess.Popen(
             [sys.executable, "-m", launcher.MODULE, "serve", "--json", *places],
             stdout=subprocess.PIPE,
@@ -82,8 +85,9 @@ class Gateway:
                 try:
                     line = json.loads(text)
                 except ValueError:
-                    if text.startswith("dicomweb-gateway: "):
-                        continue  # why it cannot start, which a fault may well explain
+                    if text.startswith("dicomweb-gateway: "):  # why it cannot start, which a fault may well explain
+                        self.reason = text.strip()
+                        continue
                     line = {"event": f"no log line: {text.strip()[:200]}"}
                 self._note(line)
 
@@ -151,6 +155,18 @@ class Gateway:
             self._process.stdout.close()
         if self._reading is not None:
             self._reading.join(STOP_SECONDS)
+
+
+def kept_port() -> int:
+    """A port that nobody listens on now, and that no client is given as its own while the gateway is away.
+
+    Who connects to a port of those again and again is connected to itself one day, and then nobody else may have it.
+    """
+    first, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, first)))
+            return int(probe.getsockname()[1])
 
 
 def kind_of(process: psutil.Process) -> str:
