@@ -18,7 +18,7 @@ from tests.torture.store import FAULTS
 from tests.torture.world import World, kind_of
 
 FAULT_SECONDS = (0.3, 1.5)
-REST_SECONDS = (0.4, 2.0)
+REST_SECONDS = (0.6, 3.0)
 STOP_SECONDS = 120.0
 CLOCK_STEPS = (-86_400.0, 86_400.0, -3600.0, 3600.0, -2.0, 2.0, 0.0)
 CHILD, SUPERVISOR, ALL, DELETER, BACKEND = (
