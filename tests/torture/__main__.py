@@ -38,6 +38,8 @@ def main(words: list[str]) -> int:
     if POSTGRESQL in engines and binaries() is None:
         print("PostgreSQL is not installed: SQLite only")
         engines = [SQLITE]
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="torture-", dir=options.folder))
     figure = Figure(options.seed)
     is_whole = False
