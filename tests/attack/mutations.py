@@ -21,9 +21,12 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import psutil
+from PIL import Image
 
 from tests import synthetic
 from tests.fix_dimse import (
@@ -40,10 +43,11 @@ from tests.fix_dimse import (
     store_command,
 )
 from tests.fix_servers import running_gateway
+from tests.fix_store import JSON, XML, metadata, part
 
 PATIENCE_SECONDS = 20.0
 THREADS = 4
-BOUNDARY = "gateway-boundary"
+BOUNDARY = "b0"  # as in fix_store
 HTTP_STATUSES = {200, 202, 400, 409, 411, 413, 415, 422, 431, 501}
 DIMSE_STATUSES = {0x0000, 0xB000, 0xB007, 0x0110, 0x0111, 0x0112, 0x0117, 0x0122, 0xA700, 0xA900, 0xC000}
 ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RP, ABORT = 2, 3, 4, 6, 7
@@ -141,12 +145,73 @@ def _image(sop_instance):
 def multipart_of_instances(source):
     """Two instances as they should be, and the type of the body."""
     uids = [_uid(source) for _ in range(2)]
-    parts = [synthetic.part10(_image(uid), sop=uid) for uid in uids]
-    lines = [f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode() + part + b"\r\n" for part in parts]
-    return b"".join(lines) + f"--{BOUNDARY}--\r\n".encode(), "application/dicom"
+    parts = [part(synthetic.part10(_image(uid), sop=uid), "application/dicom") for uid in uids]
+    return _closed(*parts), "application/dicom"
 
 
-BODIES = (multipart_of_instances,)
+def _closed(*parts):
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def _described(source):
+    """Metadata of a small image whose pixels come in a part of their own, in the DICOM JSON Model."""
+    numbers = {"00280010": 4, "00280011": 4, "00280002": 1, "00280100": 8, "00280101": 8, "00280102": 7, "00280103": 0}
+    nested = {"00081155": {"vr": "UI", "Value": ["1.2.3"]}, "00080054": {"vr": "AE", "Value": ["A"]}}
+    return {
+        **metadata(sop=_uid(source)),
+        "00081140": {"vr": "SQ", "Value": [nested]},
+        **{tag: {"vr": "US", "Value": [number]} for tag, number in numbers.items()},
+        "00420011": {"vr": "OB", "InlineBinary": "AAECAw=="},
+        "7FE00010": {"vr": "OB", "BulkDataURI": "pixels"},
+    }
+
+
+PIXELS = part(bytes(range(16)), "application/octet-stream", "pixels")
+
+
+def metadata_in_json(source):
+    """Two instances as JSON and a bulk data part that both refer to. PS3.18 §10.5.2"""
+    return _closed(part([_described(source), _described(source)], JSON), PIXELS), JSON
+
+
+def metadata_in_xml(source):
+    """An instance in the Native DICOM Model and its bulk data part. PS3.19 §A.1"""
+    text = f'<NativeDicomModel xml:space="preserve">{"".join(_native(_described(source)))}</NativeDicomModel>'
+    return _closed(part(text, XML), PIXELS), XML
+
+
+def _native(model):
+    for tag, element in model.items():
+        yield f'<DicomAttribute tag="{tag}" vr="{element["vr"]}">'
+        if "InlineBinary" in element:
+            yield f"<InlineBinary>{element['InlineBinary']}</InlineBinary>"
+        if "BulkDataURI" in element:
+            yield f'<BulkData uri="{element["BulkDataURI"]}"/>'
+        for number, value in enumerate(element.get("Value", ()), 1):
+            if element["vr"] == "SQ":
+                yield f'<Item number="{number}">{"".join(_native(value))}</Item>'
+            elif element["vr"] == "PN":
+                name = f"<Alphabetic><FamilyName>{value['Alphabetic']}</FamilyName></Alphabetic>"
+                yield f'<PersonName number="{number}">{name}</PersonName>'
+            else:
+                yield f'<Value number="{number}">{value}</Value>'
+        yield "</DicomAttribute>"
+
+
+def a_consumer_image(source):
+    """Metadata and a JPEG image to be put into it. PS3.18 §10.5.2"""
+    model = {tag: element for tag, element in _described(source).items() if not tag.startswith("0028")}
+    return _closed(part([model], JSON), part(_jpeg(), "image/jpeg", "pixels")), JSON
+
+
+@cache
+def _jpeg():
+    with BytesIO() as file:
+        Image.new("RGB", (8, 8), "teal").save(file, "jpeg")
+        return file.getvalue()
+
+
+BODIES = (multipart_of_instances, metadata_in_json, metadata_in_xml, a_consumer_image)
 
 
 @dataclass
@@ -245,21 +310,28 @@ def send_data_sets(gateway, source, count, tally):
 
 @dataclass(frozen=True)
 class Resources:
-    """What the processes of a gateway have: decoders are none of them, as nobody asks for pictures."""
+    """What the processes of a gateway have; its decoders, which come and go with images that are kept, are apart."""
 
     pids: frozenset
     rss_bytes: int
+    decoders_rss_bytes: int
     threads: int
     descriptors: int
     waiting_files: int
 
 
+def _rss_bytes(processes):
+    return sum(process.memory_info().rss for process in processes)
+
+
 def resources(gateway):
     parent = psutil.Process(gateway.process.pid)
-    processes = [parent, *parent.children(recursive=True)]
+    processes = [parent, *parent.children()]
+    decoders = set(parent.children(recursive=True)) - set(processes)
     return Resources(
         frozenset(process.pid for process in processes),
-        sum(process.memory_info().rss for process in processes),
+        _rss_bytes(processes),
+        _rss_bytes(decoders),
         sum(process.num_threads() for process in processes),
         sum(process.num_fds() for process in processes),
         sum(1 for _ in gateway.data.rglob("*.incoming")),
@@ -316,6 +388,7 @@ def run(gateway, seed, counts):
     time.sleep(5)
     after = resources(gateway)
     figures["rss_growth_mb"] = round((after.rss_bytes - before.rss_bytes) / 1e6, 1)
+    figures["decoders_rss_mb"] = round(after.decoders_rss_bytes / 1e6, 1)
     figures["threads"] = after.threads - before.threads
     figures["descriptors"] = after.descriptors - before.descriptors
     figures["waiting_files"] = after.waiting_files
