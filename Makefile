@@ -32,7 +32,7 @@ run: setup  ## Start the gateway with the sample images; make run ARGS="--http-p
 	@exec $(BIN)/dicomweb-gateway serve --data $(DATA) $(ARGS)
 
 test: check  ## All checks and all tests
-	$(BIN)/python -m pytest -n 3 -q $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -q $(ARGS)
 
 check: setup  ## Format, lint, types, and who may import whom
 	$(BIN)/ruff format --check .

@@ -158,8 +158,8 @@ def test_the_same_is_below_dicomweb_and_in_its_capabilities(gateway):
         *("limit=0", "limit=-1", "wait=-1", "wait=nan", "wait=inf", "wait=x", "wait="),
     ],
 )
-def test_a_number_that_is_none_is_refused_by_name(gateway, query):
-    answer = page(gateway, f"?{query}")
+def test_a_number_that_is_none_is_refused_by_name(shared_gateway, query):
+    answer = page(shared_gateway, f"?{query}")
     assert answer.status_code == 400
     assert answer.json()["reason"].startswith(query.split("=")[0])
 
