@@ -90,6 +90,7 @@ def open_archive(values: Settings) -> Iterator[Archive]:
             quarantine=Quarantine(values.archive.data / QUARANTINE_FOLDER, limits),
             ledger_days=ingest.ledger_days,
             ledger_maximum_rows=ingest.ledger_rows_maximum,
+            checks_reads=values.archive.check_reads,
         )
         with contextlib.closing(archive.ledger):
             yield archive

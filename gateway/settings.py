@@ -61,6 +61,13 @@ class ArchiveSettings:
     maximum_instance_bytes: int = field(
         default=4 << 30, metadata=_doc("Largest instance that is accepted, by any door (L6).", least=1)
     )
+    check_reads: bool = field(
+        default=False,
+        metadata=_doc(
+            "Check the SHA-256 of instances retrieved as they are stored, so that none that is damaged "
+            "arrives whole. Takes a processor second a gigabyte."
+        ),
+    )
     commitment_check: str = field(
         default="object-size",
         metadata=_doc(

@@ -47,6 +47,7 @@ class Archive:
     for ``commitment_kept_seconds`` after their answer.
     maximum_instance_bytes: the largest Data Set that is taken (L6). quarantine: where whoever refuses instances may
     keep them; None for nowhere. ledger_days, ledger_maximum_rows: how long lines of the ingest ledger are kept.
+    checks_reads: whether the digest of an instance is checked whenever all of it is read.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Archive:
         quarantine: Quarantine | None = None,
         ledger_days: int = 90,
         ledger_maximum_rows: int = 100_000,
+        checks_reads: bool = False,
     ) -> None:
         self._objects = objects
         self._index = index
         self._journal = Journal(objects)
         self._maximum_instance_bytes = maximum_instance_bytes
         self._commitment_check = commitment_check
+        self._checks_reads = checks_reads
         self._commitment_kept_seconds = commitment_kept_seconds
         self.commitment_references_maximum = commitment_references_maximum
         self.quarantine = quarantine
@@ -208,7 +211,7 @@ class Archive:
             blob = self._objects.open(instance.key)
         except NotFound as error:
             raise CorruptObject("The object of an instance is missing", uid=instance.sop_instance_uid) from error
-        return StoredDataSet(instance, blob)
+        return StoredDataSet(instance, blob, is_checked=self._checks_reads)
 
     def ask(self, commitment: Commitment, due: int) -> None:
         """Keep a request for storage commitment durably, to be answered from ``due`` on, in seconds since 1970.

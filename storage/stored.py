@@ -24,11 +24,13 @@ _NO_END = 1 << 62
 class StoredDataSet:
     """The Data Set of one instance, open for reading; offsets count from its first byte, inflated if need be.
 
-    A context manager; reads may come from any thread, one at a time.
+    A context manager; reads may come from any thread, one at a time. is_checked: whoever reads all of it as it is kept
+    gets the last piece only when the whole has the SHA-256 of its row, else CorruptObject (R10).
     """
 
-    def __init__(self, instance: Instance, blob: Blob) -> None:
+    def __init__(self, instance: Instance, blob: Blob, *, is_checked: bool = False) -> None:
         self.instance = instance
+        self._is_checked = is_checked
         self.transfer_syntax = transfer_syntax(instance.transfer_syntax_uid)
         self._blob = blob
 
@@ -58,7 +60,7 @@ class StoredDataSet:
 
     def object_pieces(self) -> Iterator[Piece]:
         """The whole object as it is kept, a Part 10 stream."""
-        return self._blob.pieces(0, self.instance.size_bytes)
+        return self._checked(0) if self._is_checked else self._blob.pieces(0, self.instance.size_bytes)
 
     def part10_chunks(self, transfer_syntax_uid: str, pixels: Pixels | None = None) -> Iterator[bytes]:
         """The instance as a Part 10 stream in a transfer syntax, in pieces; see ``data_set_chunks``."""
@@ -108,8 +110,22 @@ class StoredDataSet:
             raise CorruptObject("The deflated Data Set is shorter than its row says")
 
     def _kept(self) -> Iterator[bytes]:
-        for at in range(self.instance.data_set_offset, self.instance.size_bytes, CHUNK_BYTES):
+        """The Data Set as it is kept."""
+        start = self.instance.data_set_offset
+        return self._checked(start) if self._is_checked else self._raw(start)
+
+    def _raw(self, start: int) -> Iterator[bytes]:
+        for at in range(start, self.instance.size_bytes, CHUNK_BYTES):
             yield self._blob.read(at, min(self.instance.size_bytes, at + CHUNK_BYTES))
+
+    def _checked(self, start: int) -> Iterator[bytes]:
+        sha256, at = hashlib.sha256(), start
+        for piece in self._raw(start):
+            sha256.update(memoryview(piece)[max(0, self.instance.data_set_offset - at) :])
+            at += len(piece)
+            if at == self.instance.size_bytes and sha256.hexdigest() != self.instance.digest:
+                raise CorruptObject(uid=self.instance.sop_instance_uid)
+            yield piece
 
     def digest(self) -> str:
         """SHA-256 (hex) of the Data Set as it is kept: that of its row, unless it is damaged. Reads all of it.
@@ -117,7 +133,7 @@ class StoredDataSet:
         Raises CorruptObject where it is shorter than its row says, StorageUnavailable.
         """
         sha256 = hashlib.sha256()
-        for piece in self._kept():
+        for piece in self._raw(self.instance.data_set_offset):
             sha256.update(piece)
         return sha256.hexdigest()
 

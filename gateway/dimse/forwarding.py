@@ -20,7 +20,7 @@ from gateway.dimse.connection import ConnectionEndedError
 from gateway.dimse.contexts import Proposed
 from gateway.dimse.requestor import Peer, RejectedError, limits_within, requested, why_lost
 from gateway.dimse.status import SUCCESS
-from gateway.dimse.store_scu import NoContextError, Sender, encoding_of, note_unreadable, proposals
+from gateway.dimse.store_scu import NoContextError, Sender, UnreadableError, encoding_of, note_unreadable, proposals
 from gateway.session import Session
 from gateway.transcoding import Transcoder, converter
 from storage.attributes import ATTRIBUTES
@@ -209,6 +209,8 @@ class Forwarder:
             status = sender.send(stored)
         except NoContextError:
             logger.warning("forward.refused", extra={"reason": "the peer takes no such instance"})
+            return False
+        except UnreadableError:
             return False
         if status == SUCCESS or status in _WARNINGS:
             return True

@@ -36,7 +36,7 @@ from gateway.dimse.status import (
 )
 from gateway.dimse.store_scu import (
     Encoding,
-    NoContextError,
+    NotSentError,
     Originator,
     Sender,
     encoding_of,
@@ -297,7 +297,7 @@ class _Operation:
         with stored:
             try:
                 return sender.send(stored)
-            except NoContextError:
+            except NotSentError:
                 return None
             except GatewayError as error:
                 note_unreadable(error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from gateway import metrics
 from gateway.dimse import command
@@ -32,8 +33,16 @@ _PLAIN = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
 _LAST_MESSAGE_ID = 0xFFFF
 
 
-class NoContextError(Exception):
+class NotSentError(Exception):
+    """An instance cannot be sent, and nothing of it was: the association goes on."""
+
+
+class NoContextError(NotSentError):
     """The peer takes no instance of that SOP Class, or none in a transfer syntax that it can be sent in."""
+
+
+class UnreadableError(NotSentError):
+    """Its first bytes cannot be had, which is in the log."""
 
 
 def note_unreadable(error: GatewayError) -> None:
@@ -107,11 +116,16 @@ class Sender:
     def send(self, stored: StoredDataSet) -> int:
         """Send one instance; returns the status of the response.
 
-        Raises NoContextError, with nothing sent; ConnectionEndedError; CorruptObject and StorageUnavailable in the
-        middle of a message, after which the association cannot go on.
+        Raises NoContextError and UnreadableError, with nothing sent; ConnectionEndedError; CorruptObject and
+        StorageUnavailable in the middle of a message, after which the association cannot go on.
         """
         instance = stored.instance
         context, pieces = self._choice(stored)
+        try:
+            first = next(pieces, b"")
+        except GatewayError as error:
+            note_unreadable(error)
+            raise UnreadableError from error
         self._message_id = self._message_id % _LAST_MESSAGE_ID + 1
         origin = self._originator
         request = command.store_request(
@@ -120,7 +134,7 @@ class Sender:
             self._message_id,
             (origin.ae_title, origin.message_id) if origin else None,
         )
-        self._association.request_with(context.context_id, request, pieces)
+        self._association.request_with(context.context_id, request, chain((first,), pieces))
         return self._status()
 
     def _choice(self, stored: StoredDataSet) -> tuple[Context, Iterator[bytes]]:

@@ -239,10 +239,14 @@ def test_a_peer_that_falls_silent_is_given_up_in_time(listen):
     assert seconds < 5
 
 
-def test_an_object_that_is_cut_short_fails_alone(listen):
+@pytest.mark.parametrize(
+    ("rows", "associations"), [(8, 1), (2048, 2)], ids=["before a byte is sent", "in the middle of it"]
+)
+def test_an_object_that_is_cut_short_fails_alone(listen, rows, associations):
+    pixels = synthetic.element(0x7FE00010, "OW", bytes(rows * 1024))
     with destination() as found:
         listener = listen(destinations=found.peers)
-        contents = fill(listener, range(1, 5))
+        contents = fill(listener, range(1, 5), extra=(*synthetic.image_elements(rows, 1024), pixels))
         broken = f"{SERIES}.2"
         (path,) = [one for one in listener.objects() if one.read_bytes().endswith(contents[broken])]
         path.chmod(0o600)
@@ -250,7 +254,7 @@ def test_an_object_that_is_cut_short_fails_alone(listen):
         status, identifier = move(listener, query(StudyInstanceUID=STUDY))
     assert (status.Status, counts(status), listed(identifier)) == (INCOMPLETE, (3, 1, 0), [broken])
     assert found.contents == {uid: content for uid, content in contents.items() if uid != broken}
-    assert found.associations == 2
+    assert found.associations == associations
 
 
 def test_an_index_that_goes_away_between_two_series_ends_a_move_with_a_status(listen, engine):
