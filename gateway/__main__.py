@@ -174,6 +174,8 @@ def import_(paths: tuple[Path, ...], config: Path | None, data: Path | None, is_
     logs.guard_process()
     try:
         refused = _import(values, paths, is_json=is_json)
+    except SettingsError as error:
+        _fail(error, _USAGE)
     except GatewayError as error:
         _fail(error.reason, 1)
     except OSError as error:
@@ -220,12 +222,58 @@ def _operating(config: Path | None, data: Path | None, name: str) -> Iterator[Se
     try:
         with app.open_sessions(values) as sessions:
             yield sessions(Actor("operator", name))
+    except SettingsError as error:
+        _fail(error, _USAGE)
     except GatewayError as error:
         _fail(error.reason, 1)
     except OSError as error:
         _fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
     except KeyboardInterrupt:
         _fail("Interrupted.", _INTERRUPTED)
+
+
+@main.command()
+@click.argument("uid")
+@_CONFIG
+@_DATA
+@click.option("--json", "is_json", is_flag=True, help="As one JSON object.")
+@click.option("--make-current", "wanted", metavar="DIGEST", help="Let this version be the one that is served.")
+@click.option("--fetch", metavar="DIGEST", help="Write this version to --output.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="A file to be made.")
+def versions(
+    uid: str,
+    config: Path | None,
+    data: Path | None,
+    is_json: bool,
+    wanted: str | None,
+    fetch: str | None,
+    output: Path | None,
+) -> None:
+    """List all that was received under a SOP Instance UID, fetch one of them, or make one current.
+
+    The version that is served comes first; the others were kept beside it and are named by their digest, of which
+    8 digits or more will do. Works while the gateway runs. Exit code 0: done; 1: there is no such version.
+    """
+    from gateway.versions import chosen, line_of, row_of, save  # noqa: PLC0415 - other commands need no archive
+
+    if (fetch is None) != (output is None):
+        _fail("--fetch and --output go together", _USAGE)
+    with _operating(config, data, "versions") as session:
+        found = session.versions(uid)
+        if fetch is not None and output is not None:
+            one = chosen(found, fetch)
+            try:
+                save(session, one, output)
+            except OSError as error:
+                _fail(f"{output}: {error.strerror}", 1)
+        if wanted is not None:
+            session.make_current(chosen(found, wanted))
+            found = session.versions(uid)
+    if is_json:
+        click.echo(json.dumps({"event": "versions", "sop_instance": uid, "versions": [row_of(one) for one in found]}))
+        return
+    for one in found:
+        click.echo(line_of(one))
 
 
 def _age(_: click.Context, __: click.Parameter, value: str | None) -> int | None:

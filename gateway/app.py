@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import itertools
 import json
 import logging
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.security.actor import Actor
     from gateway.session import Session
     from storage.archive import Archive
+    from storage.reception import Hook
 
 logger = logging.getLogger("gateway.app")
 
@@ -57,7 +59,7 @@ _COLLECTION_THRESHOLDS = 20_000, 20, 50
 @contextlib.contextmanager
 def open_archive(values: Settings) -> Iterator[Archive]:
     """The archive in the data folder, which is made when it is not there; within it the attribute table of this process
-    has the extended tags, too. Raises StorageUnavailable.
+    has the extended tags, too. Raises StorageUnavailable, and SettingsError for a hook that is not there.
     """
     from storage.archive import Archive
     from storage.attributes import extended_by
@@ -65,8 +67,10 @@ def open_archive(values: Settings) -> Iterator[Archive]:
     from storage.extended import read_extended
     from storage.index import open_index
     from storage.objects import open_object_store
+    from storage.policy import read_policies
     from storage.quarantine import Limits, Quarantine
 
+    hook = _hook(values)
     values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
     ingest = values.ingest
@@ -90,6 +94,9 @@ def open_archive(values: Settings) -> Iterator[Archive]:
             quarantine=Quarantine(values.archive.data / QUARANTINE_FOLDER, limits),
             ledger_days=ingest.ledger_days,
             ledger_maximum_rows=ingest.ledger_rows_maximum,
+            policies=read_policies(values.archive.policies),
+            hook=hook,
+            name=values.dimse.ae_title,
         )
         with contextlib.closing(archive.ledger):
             yield archive
@@ -98,6 +105,22 @@ def open_archive(values: Settings) -> Iterator[Archive]:
 def index_place(values: Settings) -> Path | str:
     """Where the index is, for ``open_index``."""
     return values.archive.index or values.archive.data / INDEX_FILE
+
+
+def _hook(values: Settings) -> Hook | None:
+    """The operator's function that is asked about each instance. Raises SettingsError when it is not there."""
+    from storage.reception import Hook
+
+    if not values.archive.on_receive:
+        return None
+    module, _, name = values.archive.on_receive.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except (ImportError, SyntaxError) as error:
+        raise SettingsError(f"archive.on_receive: the module {module} cannot be imported: {error}") from error
+    if not callable(function):
+        raise SettingsError(f"archive.on_receive: {module} has no function {name}")
+    return Hook(function, values.archive.on_receive_seconds)
 
 
 @contextlib.contextmanager

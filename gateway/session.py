@@ -17,7 +17,20 @@ from storage.filemeta import Announcement
 from storage.index.base import Commitments, Outbox, Subscribers
 from storage.ledger import Account
 from storage.matching import Query
-from storage.model import Answer, Change, Delivery, Document, Instance, Lined, Receipt, Refusal, Scope, Source
+from storage.model import (
+    Answer,
+    Change,
+    Delivery,
+    Document,
+    Instance,
+    Lined,
+    Receipt,
+    Refusal,
+    Scope,
+    Source,
+    Version,
+)
+from storage.policy import Policy
 from storage.quarantine import Quarantine
 from storage.spool import Spool
 from storage.stored import StoredDataSet
@@ -134,6 +147,21 @@ class Session:
         for warning in receipt.warnings:
             metrics.INGEST_DEVIATIONS.labels(source.door, warning).inc()
         return receipt
+
+    def policy(self, source: Source) -> Policy:
+        """On what terms instances of a source are taken, if the Actor may store any. Anybody may know."""
+        return self._archive.policy(source)
+
+    def versions(self, sop_instance_uid: str) -> Sequence[Version]:
+        """All that came under a SOP Instance UID, the current version first. Raises NotFound."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.versions(sop_instance_uid)
+
+    def make_current(self, version: Version) -> Receipt:
+        """Let a version take the place of the current one, which takes that out of sight. See ``Archive``."""
+        self.actor.permit(Verb.STORE)
+        self.actor.permit(Verb.DELETE)
+        return self._archive.make_current(version)
 
     def search(self, query: Query) -> Sequence[Answer]:
         """Matches of a query among what the Actor may see."""

@@ -27,11 +27,13 @@ from storage.dictionary import tag_path
 from storage.errors import BadQuery
 from storage.extended import read_extended
 from storage.matching import MAXIMUM_MATCHES, Match
+from storage.policy import read_policies
 
 PREFIX = "GATEWAY_"
 _TEST_PREFIX = "GATEWAY_TEST_"  # belongs to the test suite
 _KUBERNETES = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _AE_TITLE = re.compile(r"(?=.*[^ ])[\x20-\x5B\x5D-\x7E]{1,16}")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -78,6 +80,16 @@ class ArchiveSettings:
         metadata=_doc(
             "How long the answer to a request for storage commitment is kept, and its UID is known.", least=1
         ),
+    )
+    policies: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc("Rules for what peers send, each WHO … KEY=VALUE …; the first that fits holds; see Policies."),
+    )
+    on_receive: str = field(
+        default="", metadata=_doc("Python function, MODULE:FUNCTION, that is asked about each instance; see Policies.")
+    )
+    on_receive_seconds: float = field(
+        default=5.0, metadata=_doc("How long it may take; later the store fails.", least=0.01, most=600)
     )
     extended_tags: tuple[str, ...] = field(
         default=(),
@@ -532,10 +544,21 @@ def _check_extended_tags(value: Any) -> None:
     read_extended(value)
 
 
+def _check_policies(value: Any) -> None:
+    read_policies(value)
+
+
+def _check_on_receive(value: Any) -> None:
+    if value and not _FUNCTION.fullmatch(value):
+        raise ValueError("is not MODULE:FUNCTION")
+
+
 # What a type cannot say. AE titles: PS3.5 §6.2
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "archive.commitment_check": _check_commitment,
     "archive.extended_tags": _check_extended_tags,
+    "archive.on_receive": _check_on_receive,
+    "archive.policies": _check_policies,
     "http.public_url": _check_url,
     "http.cors_origins": _check_origins,
     "http.trusted_proxies": _check_networks,

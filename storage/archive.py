@@ -4,14 +4,16 @@ object first, row second, then the word that it is durable (D4, R1–R5).
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from storage.attachments import Attachments
+from storage.coercion import Occasion, coerce
 from storage.commitment import Check, Commitment, Reason, Reference
-from storage.dataset import read_data_set
-from storage.entries import Identity, entry_of, identity_of, known_syntax
+from storage.dataset import DataSet, read_data_set
+from storage.entries import ORIGINAL_ATTRIBUTES, Identity, entry_of, identity_of, known_syntax
 from storage.errors import (
     CorruptObject,
     Gone,
@@ -21,15 +23,32 @@ from storage.errors import (
     StudyMismatch,
     TooLarge,
 )
-from storage.filemeta import Announcement
+from storage.filemeta import IMPLEMENTATION_VERSION_NAME, Announcement
 from storage.index.base import Commitments, Index, Outbox, Subscribers
 from storage.journal import Journal
 from storage.ledger import Ledger
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Instance, Lined, Outcome, Progress, Receipt, Scope, Source
+from storage.model import (
+    Answer,
+    Change,
+    Coerced,
+    Conflict,
+    Document,
+    Instance,
+    Lined,
+    Outcome,
+    Progress,
+    Receipt,
+    Scope,
+    Source,
+    Terms,
+    Version,
+)
 from storage.objects.base import ObjectStore
+from storage.policy import DEFAULT, Coercion, Policies, Policy
 from storage.provenance import Provenance, label_of, provenance_of
 from storage.quarantine import Quarantine
+from storage.reception import Hook, Reception, reception_of
 from storage.spool import Spool
 from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax
@@ -37,6 +56,7 @@ from storage.uids import TransferSyntax
 KEPT_REQUESTS = 40
 """How many of the largest requests for storage commitment are kept, or as much in smaller ones."""
 _REFERENCES_AT_ONCE = 2000
+_NO_POLICIES = Policies()
 
 
 class Archive:
@@ -47,6 +67,8 @@ class Archive:
     for ``commitment_kept_seconds`` after their answer.
     maximum_instance_bytes: the largest Data Set that is taken (L6). quarantine: where whoever refuses instances may
     keep them; None for nowhere. ledger_days, ledger_maximum_rows: how long lines of the ingest ledger are kept.
+    policies: on what terms instances are taken, by source. hook: is asked about each of them. name: of this system, in
+    what is said of coercions.
     """
 
     def __init__(
@@ -61,6 +83,9 @@ class Archive:
         quarantine: Quarantine | None = None,
         ledger_days: int = 90,
         ledger_maximum_rows: int = 100_000,
+        policies: Policies = _NO_POLICIES,
+        hook: Hook | None = None,
+        name: str = IMPLEMENTATION_VERSION_NAME,
     ) -> None:
         self._objects = objects
         self._index = index
@@ -71,6 +96,13 @@ class Archive:
         self.commitment_references_maximum = commitment_references_maximum
         self.quarantine = quarantine
         self.ledger = Ledger(index.deliveries, days=ledger_days, maximum_rows=ledger_maximum_rows)
+        self._policies = policies
+        self._hook = hook
+        self._name = name
+
+    def policy(self, source: Source) -> Policy:
+        """On what terms instances of a source are taken."""
+        return self._policies.of(source)
 
     def spool(self, announcement: Announcement | None = None, *, keeps_foreign: bool = False) -> Spool:
         """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream.
@@ -92,18 +124,85 @@ class Archive:
         """Keep what the spool collected, and return once object and row are durable.
 
         study_instance_uid: the study that the request names, if it does. Raises NotDicom, InvalidInstance,
-        IdentityMismatch, StudyMismatch, UnsupportedTransferSyntax, Overloaded or StorageUnavailable; then nothing of
-        it is visible, and sending it again is safe.
+        IdentityMismatch, StudyMismatch, UnsupportedTransferSyntax, Overloaded or StorageUnavailable; by a policy
+        UnsupportedSOPClass, InstanceConflict, RefusedByPolicy, PolicyFailed or QuotaExceeded. Then nothing of it is
+        visible, and sending it again is safe.
         """
         spool.finish()
+        spool.finish()
+        return self._take(spool, source, self._policies.of(source), self._hook, study_instance_uid)
+
+    def adopt(self, spool: Spool, source: Source) -> Receipt:
+        """Keep what lay in the store already, as it is: what policies wanted with it was done when it came."""
+        spool.finish()
+        return self._take(spool, source, DEFAULT)
+
+    def _take(
+        self, spool: Spool, source: Source, policy: Policy, hook: Hook | None = None, study_instance_uid: str = ""
+    ) -> Receipt:
         syntax = known_syntax(spool.announcement.transfer_syntax_uid)
-        self._objects.expect(spool)
+        policy.check_syntax(syntax.uid)
+        is_kept_as_it_is = not policy.coercions and hook is None
+        if is_kept_as_it_is:
+            self._objects.expect(spool)
         data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
         identity = identity_of(data_set)
+        policy.check_class(identity.sop_class_uid)
         warnings = [*data_set.warnings, *self._reconcile(spool, identity, syntax)]
         if study_instance_uid and identity.study_instance_uid != study_instance_uid:
             raise StudyMismatch(uid=identity.sop_instance_uid)
+        if not is_kept_as_it_is:
+            wanted = () if hook is None else hook.ask(_reception(spool, data_set, source))
+            changes = (*policy.coercions, *wanted)
+            with self.spool(spool.announcement) as altered:
+                coerced = self._coerce(spool, data_set, identity, syntax, source, changes, altered)
+                if coerced is not None:
+                    altered.finish()
+                    said = read_data_set(altered.data_set, altered.data_set_offset, syntax)
+                    return self._keep(altered, said, identity, syntax, source, policy.terms, warnings, coerced)
+            self._objects.expect(spool)
+        return self._keep(spool, data_set, identity, syntax, source, policy.terms, warnings)
+
+    def _coerce(
+        self,
+        spool: Spool,
+        data_set: DataSet,
+        identity: Identity,
+        syntax: TransferSyntax,
+        source: Source,
+        changes: Sequence[Coercion],
+        altered: Spool,
+    ) -> Coerced | None:
+        """Put the Data Set with its changes into another spool; None when they change nothing.
+
+        What is said of it is what was said when the same bytes came first, so that they give the same object however
+        often they come, and from whom (R4).
+        """
+        if not changes:
+            return None
+        coerced = self._index.coerced(identity.sop_instance_uid, syntax.uid, spool.digest) or Coerced(
+            spool.digest, dt.datetime.now(dt.UTC).strftime("%Y%m%d%H%M%S.%f+0000"), source.calling_ae
+        )
+        occasion = Occasion(coerced.changed_at, self._name, coerced.given_by)
+        start = spool.data_set_offset
+        if not coerce(spool.data_set, start, syntax, data_set.json, changes, occasion, altered.write):
+            return None
+        return coerced
+
+    def _keep(
+        self,
+        spool: Spool,
+        data_set: DataSet,
+        identity: Identity,
+        syntax: TransferSyntax,
+        source: Source,
+        terms: Terms,
+        warnings: Sequence[str],
+        coerced: Coerced | None = None,
+    ) -> Receipt:
+        """Object first, row second, and what the journal has to know of it."""
         buffer, offset = spool.data_set, spool.data_set_offset
+        received_digest = "" if coerced is None else coerced.digest
         entry, warning = entry_of(
             data_set,
             identity,
@@ -113,18 +212,56 @@ class Archive:
             header_bytes=len(spool.header),
             object_bytes=spool.object_bytes,
             peek=lambda start, end: bytes(buffer[offset + start : offset + end]),
+            received_digest=received_digest,
         )
-        spool.label = label_of(Provenance(time.time_ns(), source))
+        self._index.foresee(entry, terms)
+        if coerced is not None:
+            self._objects.expect(spool)
+        spool.label = label_of(Provenance(time.time_ns(), source, received_digest))
         # Also where the instance is known: sending again is how a sender repairs an archive (R4, I1).
         is_new = self._objects.put(entry.instance.key, spool)
         if not is_new:
             self._note_return(entry.instance)
-        receipt = self._index.add(entry)
+        receipt = self._index.add(entry, terms)
         if not is_new and receipt.outcome is not Outcome.DUPLICATE:
             self._note_return(entry.instance)  # it may have been deleted in between
         if receipt.outcome is not Outcome.STORED:
-            self._note_order(entry.instance, receipt, is_new=is_new)
-        return replace(receipt, warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])))
+            self._note_order(entry.instance, receipt, terms, is_new=is_new)
+        is_as_it_came = coerced is None or (
+            receipt.outcome is Outcome.DUPLICATE and receipt.instance.digest == coerced.digest
+        )
+        return replace(
+            receipt,
+            warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])),
+            original_attributes=None if is_as_it_came else data_set.json[ORIGINAL_ATTRIBUTES]["Value"][-1],
+        )
+
+    def versions(self, sop_instance_uid: str) -> Sequence[Version]:
+        """All that came under a SOP Instance UID, the current version first. Raises NotFound."""
+        found = self._index.versions(sop_instance_uid)
+        if not found:
+            raise NotFound(uid=sop_instance_uid)
+        return found
+
+    def make_current(self, version: Version) -> Receipt:
+        """Let a version that is kept beside the current one take its place, and keep that one beside it.
+
+        Its bytes are read and checked, as at ingest. Raises CorruptObject when they are not what was stored.
+        """
+        instance = version.instance
+        if version.is_current:
+            return Receipt(Outcome.DUPLICATE, instance)
+        syntax = known_syntax(instance.transfer_syntax_uid)
+        said = Announcement(instance.sop_class_uid, instance.sop_instance_uid, syntax.uid)
+        with self.open(instance) as stored, self.spool(said) as spool:
+            for piece in stored.data_set_chunks(syntax.uid):
+                spool.write(piece)
+            spool.finish()
+            if spool.digest != instance.digest:
+                raise CorruptObject(uid=instance.sop_instance_uid)
+            data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
+            terms = Terms(Conflict.REPLACE, is_received=False)
+            return self._keep(spool, data_set, identity_of(data_set), syntax, version.source, terms, ())
 
     def _note_return(self, instance: Instance) -> None:
         """Say in the journal that an object, which lies there since before it was deleted, is wanted again. D1
@@ -134,16 +271,33 @@ class Archive:
         for deleted_at in self._index.upkeep.deletions(instance):
             self._journal.restored(instance.scope, deleted_at, [instance.key])
 
-    def _note_order(self, instance: Instance, receipt: Receipt, *, is_new: bool) -> None:
-        """Say in the journal which version is the current one, where the times of their objects say otherwise. D1"""
+    def _note_order(self, instance: Instance, receipt: Receipt, terms: Terms, *, is_new: bool) -> None:
+        """Say in the journal which version is the current one, where the times of their objects say otherwise. D1
+
+        What replaces another is said again when it comes again: whoever sent it first may have died before.
+        """
         current = receipt.instance
-        if receipt.outcome is Outcome.DUPLICATE:
+        is_known_to_replace = receipt.outcome is Outcome.DUPLICATE and terms.conflict is Conflict.REPLACE
+        if receipt.outcome is Outcome.REPLACED or (is_known_to_replace and self._index.upkeep.has_rivals(current)):
+            self._note_replacement(current.sop_instance_uid)
+        elif receipt.outcome is Outcome.DUPLICATE:
             if is_new and self._index.upkeep.has_rivals(current):  # its object was lost, and is the youngest now
                 self._journal.made_current(current, self._received_ns(current))
-        elif receipt.outcome is not Outcome.STORED:
+        else:
             received_ns = self._received_ns(current)
             if received_ns >= self._received_ns(instance):  # which began earlier, and was overtaken
                 self._journal.made_current(current, received_ns)
+
+    def _note_replacement(self, sop_instance_uid: str) -> None:
+        """Say in the journal which version is the current one now.
+
+        The time is taken before it is looked up, so of several who replace one another at once the one with the latest
+        time has seen the last of them.
+        """
+        now_ns = time.time_ns()
+        current = self._index.find([sop_instance_uid]).get(sop_instance_uid)
+        if current is not None:
+            self._journal.replaced(current, now_ns)
 
     def _received_ns(self, instance: Instance) -> int:
         """When an object came, as it says itself; now where it is missing, for then it will come again."""
@@ -321,6 +475,10 @@ class Archive:
         """Finish what is queued and let go of index and store."""
         self.ledger.close()
         self._index.close()
+
+
+def _reception(spool: Spool, data_set: DataSet, source: Source) -> Reception:
+    return reception_of(spool.announcement, source, data_set.json, spool.size_bytes)
 
 
 def _chain(first: Document | None, rest: Iterator[Document]) -> Iterator[Document]:

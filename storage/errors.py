@@ -21,8 +21,11 @@ GatewayError
 │   └── DecoderFailed           it crashed or took too long: another time it may not
 ├── Unauthenticated
 ├── Forbidden
+│   └── RefusedByPolicy         a rule of this archive, or its hook, does not want the instance
 ├── Overloaded                  a bounded queue or pool is full              (retryable)
+│   └── QuotaExceeded           a peer has sent what it may send in a day    (retryable)
 ├── StorageUnavailable          object store or index cannot keep its promise (retryable)
+├── PolicyFailed                a rule of this archive, or its hook, cannot be applied to the instance
 └── CorruptObject               stored bytes are not what was stored
 
 Fields carry UIDs, tags and numbers, never an attribute value, and ``str()`` shows the class, the
@@ -145,14 +148,26 @@ class Forbidden(GatewayError):
     default_reason = "This is not permitted"
 
 
+class RefusedByPolicy(Forbidden):
+    default_reason = "A rule of this archive refuses the instance"
+
+
 class Overloaded(GatewayError):
     retryable = True
     default_reason = "The server is busy"
 
 
+class QuotaExceeded(Overloaded):
+    default_reason = "What may be stored in a day is used up"
+
+
 class StorageUnavailable(GatewayError):
     retryable = True
     default_reason = "The archive cannot be reached"
+
+
+class PolicyFailed(GatewayError):
+    default_reason = "A rule of this archive cannot be applied to the instance"
 
 
 class CorruptObject(GatewayError):

@@ -34,6 +34,7 @@ class Kind(enum.Enum):
     DELETED = "deleted"
     RESTORED = "restored"
     CURRENT = "current"
+    REPLACED = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class JournalEntry:
     """One entry.
 
     key: where it lies. at: of DELETED and RESTORED when the resource was deleted, which names the deletion; of CURRENT
-    when that version became the current one. ISO 8601 in UTC. moment_ns: when it was said, in nanoseconds since 1970;
+    when that version became the current one, of REPLACED when it was so instead of another. ISO 8601 in UTC. moment_ns: when it was said, in nanoseconds since 1970;
     an object that came after the one of its deletion is a new one. buried: of DELETED as in ``Burial``; of the others
     the resource with the keys it is about.
     """
@@ -85,6 +86,10 @@ class Journal:
     def made_current(self, instance: Instance, at_ns: int) -> None:
         """Say that of all that is kept under the instance's UID this version is the current one, from a time on."""
         self._write(Kind.CURRENT, iso_time(at_ns), instance.scope, ((instance.scope, instance.key),), at_ns)
+
+    def replaced(self, instance: Instance, at_ns: int) -> None:
+        """Say that this version was the current one at a time, though another one of its instance came first."""
+        self._write(Kind.REPLACED, iso_time(at_ns), instance.scope, ((instance.scope, instance.key),), at_ns)
 
     def entries(self) -> Iterator[JournalEntry]:
         """Every entry, in no order. Raises CorruptObject for one that is not what was written."""

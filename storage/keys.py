@@ -23,7 +23,7 @@ from storage.uids import UID_PATTERN, checked_uid
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 INSTANCES = "v1/default/"
 JOURNAL = "v1/journal/"
-JOURNAL_KINDS = ("deleted", "restored", "current")
+JOURNAL_KINDS = ("deleted", "restored", "current", "replaced")
 _KEY = re.compile(
     f"{INSTANCES}({UID_PATTERN})/(?:({UID_PATTERN})/)?({UID_PATTERN})_({UID_PATTERN})_({_DIGEST.pattern})\\.dcm",
     re.ASCII,

@@ -64,6 +64,9 @@ KEPT: Mapping[type[GatewayError], bool] = {
     errors.DecoderFailed: False,
     errors.Unauthenticated: False,
     errors.Forbidden: False,
+    errors.RefusedByPolicy: False,  # somebody has decided so
+    errors.QuotaExceeded: False,  # its sender sends again, and it is there to bound what is kept
+    errors.PolicyFailed: True,
     errors.Overloaded: False,  # its sender sends again
     errors.StorageUnavailable: False,  # as above
     errors.CorruptObject: False,

@@ -32,7 +32,7 @@ from storage.upkeep import digest_of
 AT_ONCE = 200
 THREADS = 2
 _PENDING_AT_ONCE = 1000
-_OBJECT, _DELETION = 0, 1
+_OBJECT, _DELETION, _REPLACEMENT = 0, 1, 2
 
 _TABLES = """
 CREATE TABLE object (key TEXT PRIMARY KEY, sop_instance_uid TEXT NOT NULL, received_ns INTEGER NOT NULL) WITHOUT ROWID;
@@ -41,6 +41,7 @@ CREATE TABLE dead (key TEXT, deleted_at TEXT, until_ns INTEGER NOT NULL, PRIMARY
 CREATE TABLE restored (key TEXT, deleted_at TEXT, moment_ns INTEGER NOT NULL, PRIMARY KEY (key, deleted_at))
     WITHOUT ROWID;
 CREATE TABLE pinned (sop_instance_uid TEXT PRIMARY KEY, at TEXT NOT NULL, key TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE replaced (key TEXT, at_ns INTEGER, PRIMARY KEY (key, at_ns)) WITHOUT ROWID;
 CREATE TABLE gone (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE event (place INTEGER PRIMARY KEY, kind INTEGER NOT NULL, key TEXT NOT NULL)
 """
@@ -55,7 +56,8 @@ _FIND_GONE = (
     "LEFT JOIN restored ON restored.key = dead.key AND restored.deleted_at = dead.deleted_at "
     "WHERE restored.key IS NULL AND object.received_ns <= dead.until_ns"
 )
-# The version that is current comes when the first of its instance came; what was restored comes once more.
+# The version that is current comes when the first of its instance came, unless it took the place of that, which is an
+# event of its own; what was restored comes once more.
 _ORDER = f"""
 INSERT INTO event (kind, key) SELECT kind, key FROM (
     SELECT {_OBJECT} AS kind, object.key AS key, pinned.key IS NULL AS rank,
@@ -65,6 +67,7 @@ INSERT INTO event (kind, key) SELECT kind, key FROM (
     FROM object LEFT JOIN pinned ON pinned.key = object.key
     UNION ALL SELECT {_OBJECT}, object.key, 1, restored.moment_ns FROM restored JOIN object ON object.key = restored.key
     UNION ALL SELECT {_DELETION}, key, 0, until_ns FROM deletion
+    UNION ALL SELECT {_REPLACEMENT}, replaced.key, 0, replaced.at_ns FROM replaced JOIN object ON object.key = replaced.key
 ) ORDER BY at, kind, rank, key
 """  # noqa: S608 - constants
 
@@ -128,6 +131,8 @@ class Plan:
                 write(_DEAD, (key, entry.at, entry.moment_ns))
             elif entry.kind is Kind.RESTORED:
                 write("INSERT INTO restored VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (key, entry.at, entry.moment_ns))
+            elif entry.kind is Kind.REPLACED:
+                write("INSERT INTO replaced VALUES (?, ?) ON CONFLICT DO NOTHING", (key, entry.moment_ns))
             else:
                 write(_PIN, (entry.scope.sop_instance_uid, entry.at, key))
 
@@ -143,27 +148,30 @@ class Plan:
         (last,) = self._connection.execute("SELECT coalesce(max(place), 0) FROM event").fetchone()
         return int(last)
 
-    def behind(self, place: int) -> tuple[int, bool, list[str]]:
-        """The next events: up to which place, whether it is a deletion, and their keys; no keys at the end."""
+    def behind(self, place: int) -> tuple[int, int, list[str]]:
+        """The next events: up to which place, of which kind, and their keys; no keys at the end. Objects come several
+        at once, anything else alone.
+        """
         rows = self._connection.execute(
             "SELECT place, kind, key FROM event WHERE place > ? ORDER BY place LIMIT ?", (place, AT_ONCE)
         ).fetchall()
-        if rows and rows[0][1] == _DELETION:
-            return rows[0][0], True, [rows[0][2]]
+        if rows and rows[0][1] != _OBJECT:
+            return rows[0][0], rows[0][1], [rows[0][2]]
         keys = []
         for at, kind, key in rows:
-            if kind == _DELETION:
+            if kind != _OBJECT:
                 break
             place = at
             keys.append(key)
-        return place, False, keys
+        return place, _OBJECT, keys
 
     def left_behind(self, keys: Sequence[str], place: int) -> list[str]:
         """Those of some keys that are not deleted in the end and do not come once more behind a place, in the order in
         which their objects came.
         """
         text = (
-            "SELECT min(place), max(place) FROM event WHERE key = ? AND key NOT IN (SELECT key FROM gone WHERE key = ?)"
+            f"SELECT min(place), max(place) FROM event WHERE key = ? AND kind = {_OBJECT} "  # noqa: S608 - constants
+            "AND key NOT IN (SELECT key FROM gone WHERE key = ?)"
         )
         found = [(*self._connection.execute(text, (key, key)).fetchone(), key) for key in keys]
         return [key for first, last, key in sorted(one for one in found if one[0]) if last < place]
@@ -255,11 +263,13 @@ class Rebuild:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="rebuild") as threads:
             ahead = self._read_ahead(threads, self._place.done)
             while ahead.keys:
-                place, is_deletion, keys = ahead.place, ahead.is_deletion, ahead.keys
+                place, kind, keys = ahead.place, ahead.kind, ahead.keys
                 read = [one.result() for one in ahead.entries]
                 ahead = self._read_ahead(threads, place)
-                if is_deletion:
+                if kind == _DELETION:
                     refused = self._delete_again(rows, keys[0], place)
+                elif kind == _REPLACEMENT:
+                    refused = self._replace_again(rows, read[0])
                 else:
                     refused = self._store_again(rows, read, is_first=is_first)
                     is_first = False
@@ -269,8 +279,9 @@ class Rebuild:
                 yield Rebuilt(place, last, len(keys), refused)
 
     def _read_ahead(self, threads: ThreadPoolExecutor, place: int) -> _Ahead:
-        to, is_deletion, keys = self._plan.behind(place)
-        return _Ahead(to, is_deletion, keys, [] if is_deletion else [threads.submit(self._read, key) for key in keys])
+        to, kind, keys = self._plan.behind(place)
+        read = [] if kind == _DELETION else [threads.submit(self._read, key) for key in keys]
+        return _Ahead(to, kind, keys, read)
 
     def _store_again(self, rows: IndexUpkeep, read: Sequence[_Read], *, is_first: bool) -> list[Refusal]:
         if is_first:  # the last one may have been stopped before it wrote down how far it was
@@ -280,6 +291,14 @@ class Rebuild:
             raise StorageUnavailable("Objects cannot be read")
         rows.load([(one.entry, one.received_at) for one in read if one.entry is not None])
         return [Refusal(one.key, one.reason) for one in read if one.entry is None]
+
+    @staticmethod
+    def _replace_again(rows: IndexUpkeep, read: _Read) -> list[Refusal]:
+        """Let a version take the place of another, which does nothing when it has it already."""
+        if read.entry is None:
+            return [Refusal(read.key, read.reason)]
+        rows.make_current(read.entry, read.received_at)
+        return []
 
     def _delete_again(self, rows: IndexUpkeep, key: str, place: int) -> list[Refusal]:
         """Delete what a deletion took, and put back what came when it was over, though its object lay there before."""
@@ -305,7 +324,9 @@ class Rebuild:
                 parts = parts_of(key)
                 if self._with_digests and (parts is None or digest_of(blob, own[1]) != parts.digest):
                     return _Read(key, None, "", "The object is damaged")
-                entry = entry_of_object(key, content, provenance.source, *own)
+                entry = entry_of_object(
+                    key, content, provenance.source, *own, received_digest=provenance.received_digest
+                )
         except GatewayError as error:
             return _Read(key, None, "", error.reason, is_unavailable=isinstance(error, StorageUnavailable))
         return _Read(key, entry, provenance.received_at)
@@ -331,7 +352,7 @@ class _Read:
 @dataclass(frozen=True, slots=True)
 class _Ahead:
     place: int
-    is_deletion: bool
+    kind: int
     keys: list[str]
     entries: list[Future[_Read]]
 

@@ -420,7 +420,7 @@ class Scrub:
             source = UNKNOWN
             with contextlib.suppress(NotFound):
                 source = provenance_of(self._objects.stat(name)).source
-            self._archive.store(spool, source)
+            self._archive.adopt(spool, source)
         return True
 
     # -- journal

@@ -168,7 +168,7 @@ def database_url(folder: Path) -> str:
                 connection.execute(
                     "TRUNCATE study, series, instance, document, thumbnail, rival, tombstone, change, "
                     "study_extended, series_extended, instance_extended, extended_tag, route, outbox, "
-                    "commitment, subscriber, undelivered, delivery, delivery_study RESTART IDENTITY"
+                    "commitment, subscriber, undelivered, delivery, delivery_study, coercion, quota RESTART IDENTITY"
                 )
         _folders[name] = folder
     return server.database(name)

@@ -27,6 +27,7 @@ EDGES = {
     "gateway/routing.py",
     "gateway/thumbnails.py",
     "storage/index/committer.py",
+    "storage/reception.py",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 
 import orjson
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 ROOT = "/dicomweb"
 ALIAS = "/dicom-web"
 RETRY_SECONDS = 10
+_DAY_SECONDS = 86_400
 _NAMES = ("study", "series", "instance")
 _ENTITY_TAG = re.compile(r'\*|(?:W/)?"[^"]*"')
 NO_SNIFF = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -45,6 +47,7 @@ STATUS: Mapping[type[errors.GatewayError], int] = {
     errors.Forbidden: 403,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
+    errors.PolicyFailed: 500,
     errors.CorruptObject: 500,
 }
 
@@ -52,6 +55,13 @@ STATUS: Mapping[type[errors.GatewayError], int] = {
 def status_of(error: BaseException) -> int:
     """The status of the nearest class in the table; 500 for anything that is no error of ours, a bug."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def retry_seconds(error: BaseException) -> int:
+    """When it is worth trying again: quotas are of a day (UTC)."""
+    if isinstance(error, errors.QuotaExceeded):
+        return _DAY_SECONDS - int(time.time()) % _DAY_SECONDS
+    return RETRY_SECONDS
 
 
 def error_response(_: Request, error: Exception) -> Response:
@@ -68,7 +78,7 @@ def error_response(_: Request, error: Exception) -> Response:
     body = {"error": type(error).__name__ if known else "Internal", **_reason(error)}
     headers = dict(NO_SNIFF)
     if status == 503:
-        headers["Retry-After"] = str(RETRY_SECONDS)
+        headers["Retry-After"] = str(retry_seconds(error))
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 

@@ -8,9 +8,11 @@ from typing import Protocol
 from storage.commitment import Commitment
 from storage.matching import Query
 from storage.model import (
+    ON_DEFAULT_TERMS,
     Answer,
     Burial,
     Change,
+    Coerced,
     Delivery,
     Document,
     Entry,
@@ -23,7 +25,9 @@ from storage.model import (
     Receipt,
     Scope,
     Subscriber,
+    Terms,
     Undelivered,
+    Version,
 )
 
 
@@ -125,6 +129,10 @@ class IndexUpkeep(Protocol):
 
     def load(self, received: Sequence[tuple[Entry, str]]) -> Sequence[Receipt]:
         """``Index.add`` for several entries, in one transaction, each as though it came at its time (ISO 8601)."""
+        ...
+
+    def make_current(self, entry: Entry, at: str) -> Receipt:
+        """Let an entry be the current version of its instance, as though it became that at a time (ISO 8601)."""
         ...
 
     def bury(self, burial: Burial) -> None:
@@ -312,7 +320,7 @@ class Index(Protocol):
         """What came in, by whom and how."""
         ...
 
-    def add(self, entry: Entry) -> Receipt:
+    def add(self, entry: Entry, terms: Terms = ON_DEFAULT_TERMS) -> Receipt:
         """Insert the instance, its parents, its counts and one change, in one durable transaction; then return.
 
         Waits for its own commit, which others may share (D14, R6). Raises Overloaded when the queue of stores is
@@ -321,7 +329,23 @@ class Index(Protocol):
         last two keep a row of the loser's object, and the receipt names the instance that stays current. Study and
         series keep the first value of each attribute that is not empty; a patient that differs from it is a warning
         of the receipt.
+
+        By its terms a variant or conflict becomes current (REPLACED), and the version before it is kept beside it; or
+        a conflict raises InstanceConflict. QuotaExceeded is raised when the quota has no room for bytes that are not
+        kept yet. Bytes that were coerced when they came before are the very same as they came.
         """
+        ...
+
+    def foresee(self, entry: Entry, terms: Terms) -> None:
+        """Raise what ``add`` would raise now by the terms, so that no object is made in vain. Promises nothing."""
+        ...
+
+    def versions(self, sop_instance_uid: str) -> Sequence[Version]:
+        """Every version of an instance: the current one, then the others, latest first. Empty when there is none."""
+        ...
+
+    def coerced(self, sop_instance_uid: str, transfer_syntax_uid: str, digest: str) -> Coerced | None:
+        """How bytes of that digest were coerced when they came before; None when they were not."""
         ...
 
     def find(self, sop_instance_uids: Sequence[str]) -> Mapping[str, Instance]:

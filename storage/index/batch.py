@@ -7,6 +7,7 @@ came. It runs statements on the connection it is given and never commits.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from typing import Any, TypeVar
 import orjson
 
 from storage.attributes import Attribute, by_keyword, table
+from storage.errors import GatewayError
 from storage.forms import search_forms
+from storage.index import quotas, versions
 from storage.index.columns import (
     date_order,
     derived_columns,
@@ -29,11 +32,24 @@ from storage.index.engine import Connection
 from storage.index.extended import advance, fall_back, insert_rows, of_table, places, replace_rows
 from storage.index.fragments import attributes_text, read_attributes
 from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
-from storage.model import Burial, Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
+from storage.index.versions import ENCODING, RECEIVED
+from storage.model import (
+    ON_DEFAULT_TERMS,
+    Burial,
+    Conflict,
+    Entry,
+    Instance,
+    JsonElement,
+    Level,
+    Outcome,
+    Receipt,
+    Scope,
+    Terms,
+)
 
 OTHER_PATIENT = "The instance names another patient than the study it belongs to"
 
-STORED, DELETED = "stored", "deleted"
+STORED, REPLACED, DELETED = "stored", "replaced", "deleted"
 _REFILLED_AT_ONCE = 1000
 
 
@@ -65,18 +81,6 @@ STUDY_DERIVED = ("study_order", "attributes", *derived_columns(Level.PATIENT, Le
 SERIES_DERIVED = ("series_order", "attributes", *derived_columns(Level.SERIES))
 _INSTANCE_DERIVED = ("instance_order", "attributes", *derived_columns(Level.INSTANCE))
 
-_ENCODING = (
-    "sop_instance_uid",
-    "sop_class_uid",
-    "transfer_syntax_uid",
-    "digest",
-    "object_key",
-    "size_bytes",
-    "data_set_offset",
-    "number_of_frames",
-)
-_RECEIVED = ("received_at", "last_received_at", "door", "calling_ae", "address")
-
 _GIVING_ID = " RETURNING id"
 _OF_FIRST_INSTANCE = (
     "modalities_in_study",
@@ -90,14 +94,9 @@ _INSERT_SERIES = (
     + _GIVING_ID
 )
 _INSERT_INSTANCE = (
-    _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
+    _insert("instance", ("series", "has_other_patient", *ENCODING, *RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
 )
-_INSERT_RIVAL = (
-    _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED))
-    + " ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
-    "last_received_at = excluded.last_received_at, receive_count = rival.receive_count + 1"
-)
-_REWRITE_INSTANCE = _update("instance", (*_ENCODING, *_INSTANCE_DERIVED))
+_REWRITE_INSTANCE = _update("instance", (*ENCODING, *_INSTANCE_DERIVED))
 _REWRITE_DOCUMENT = (
     "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?) ON CONFLICT (instance) DO UPDATE "
     "SET metadata = excluded.metadata, frame_table = excluded.frame_table, bulk = excluded.bulk"
@@ -110,6 +109,12 @@ _SELECT_STUDY = (
     "SELECT id, attributes, modalities_in_study, sop_classes_in_study FROM study WHERE study_instance_uid = ?"
 )
 _SELECT_SERIES = "SELECT id, attributes FROM series WHERE study = ? AND series_instance_uid = ?"
+_SELECT_PLACE = f"SELECT instance.id, series.id, study.id FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
+_DELETE_INSTANCE = (
+    "DELETE FROM document WHERE instance = ?",
+    "DELETE FROM thumbnail WHERE instance = ?",
+    "DELETE FROM instance WHERE id = ?",
+)
 _RECEIVED_AGAIN = (
     "UPDATE instance SET last_received_at = ?, receive_count = receive_count + 1 WHERE sop_instance_uid = ?"
 )
@@ -161,6 +166,12 @@ def series_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
     """What ``SERIES_DERIVED`` holds for the attributes of a series."""
     order = number_order(first_form(attributes, _SERIES_NUMBER))
     return (order, attributes_text(attributes, Level.SERIES), *derived_values(attributes, Level.SERIES))
+
+
+_ANEW: Mapping[Level, tuple[str, str, Callable[[Mapping[str, JsonElement]], tuple[Any, ...]]]] = {
+    Level.STUDY: ("SELECT attributes FROM study WHERE id = ?", _UPDATE_STUDY, study_values),
+    Level.SERIES: ("SELECT attributes FROM series WHERE id = ?", _UPDATE_SERIES, series_values),
+}
 
 
 def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
@@ -240,18 +251,44 @@ class Batch:
 
     # -- store
 
-    def add(self, row: Row) -> Receipt:
-        """Insert an entry as ``Index.add`` promises it."""
-        instance = row.entry.instance
+    def add(self, row: Row, terms: Terms = ON_DEFAULT_TERMS) -> Receipt | GatewayError:
+        """Insert an entry as ``Index.add`` promises it. A refusal is returned, for nothing has to be undone for it."""
+        entry, instance = row.entry, row.entry.instance
         found = self._connection.execute(_SELECT_CURRENT, (instance.sop_instance_uid,)).fetchone()
-        if found is not None:
-            return self._receive_again(row.entry, Instance(*found))
+        current = None if found is None else Instance(*found)
+        outcome = Outcome.STORED
+        if current is not None:
+            decision = versions.decided(self._connection, entry, current, terms.conflict)
+            if isinstance(decision, GatewayError):
+                return decision
+            outcome = decision
+        if terms.quota is not None and self._is_counted(entry, outcome):
+            refused = quotas.charge(self._connection, terms.quota, instance, self._now)
+            if refused is not None:
+                return refused
+        if current is None:
+            receipt = self._insert_instance(row, STORED, versions.received_at(entry.source, self._now))
+        elif outcome is Outcome.REPLACED:
+            receipt = self._replace(row, current, terms)
+        else:
+            return self._receive_again(entry, current, outcome, terms)
+        versions.note_coercion(self._connection, entry)
+        return receipt
+
+    def _is_counted(self, entry: Entry, outcome: Outcome) -> bool:
+        """Whether a quota counts it: bytes that are kept already cost nothing."""
+        if outcome in (Outcome.STORED, Outcome.DUPLICATE):
+            return outcome is Outcome.STORED
+        return not versions.is_beside(self._connection, entry)
+
+    def _insert_instance(self, row: Row, kind: str, received: Sequence[Any]) -> Receipt:
+        """Write the rows of an instance whose UID is free, and what its parents gain."""
+        instance = row.entry.instance
         study, is_new_study = self._study(row)
         series, is_new_series = self._series_of(study, instance.series_instance_uid, row.series)
         is_other = not is_new_study and _names_another_patient(row, study.attributes)
         row_id = self._insert(
-            _INSERT_INSTANCE,
-            (series.id, int(is_other), *_encoding(instance), *self._received(row.entry.source), *row.instance),
+            _INSERT_INSTANCE, (series.id, int(is_other), *versions.encoding_of(instance), *received, *row.instance)
         )
         self._connection.execute(
             "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?)",
@@ -260,23 +297,66 @@ class Batch:
         if self._extended != ():
             self._extend(Level.INSTANCE, row_id, row.entry.attributes.get(Level.INSTANCE, {}))
             self._first_id = min(self._first_id or row_id, row_id)
-        self.note(STORED, instance.scope)
+        self.note(kind, instance.scope)
         if not is_new_study:
             self._gain(study, series, instance, is_new_series=is_new_series)
         return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
 
-    def _receive_again(self, entry: Entry, current: Instance) -> Receipt:
+    def _receive_again(self, entry: Entry, current: Instance, outcome: Outcome, terms: Terms) -> Receipt:
         """The SOP Instance UID is taken: the first stays current, and other bytes are kept beside it (R4, R5)."""
-        instance = entry.instance
-        outcome = outcome_of(instance, current)
-        if outcome is Outcome.DUPLICATE:
-            self._connection.execute(_RECEIVED_AGAIN, (self._now, instance.sop_instance_uid))
-        else:
-            uids = (instance.study_instance_uid, instance.series_instance_uid)
-            self._connection.execute(
-                _INSERT_RIVAL, (outcome.value, *uids, *_encoding(instance), *self._received(entry.source))
-            )
+        if outcome is Outcome.DUPLICATE and terms.is_received:
+            self._connection.execute(_RECEIVED_AGAIN, (self._now, current.sop_instance_uid))
+        elif outcome is not Outcome.DUPLICATE:
+            versions.put_beside(self._connection, entry, outcome, self._now)
         return Receipt(outcome, current)
+
+    def _replace(self, row: Row, current: Instance, terms: Terms) -> Receipt:
+        """Put an entry in the place of the current version, which is kept beside it.
+
+        The row is a new one, so that all that hangs on it is made anew. Parents that the instance leaves go when they
+        are empty; those that stay say what the instances say that are left, the first to come going first.
+        """
+        connection, instance = self._connection, row.entry.instance
+        row_id, series_id, study_id = connection.execute(_SELECT_PLACE, (current.sop_instance_uid,)).fetchone()
+        versions.set_aside(connection, current)
+        for text in _DELETE_INSTANCE:
+            connection.execute(text, (row_id,))
+        fall_back(connection)
+        self.forget()
+        has_moved = current.scope != instance.scope
+        self._remove_empty_parents(
+            study_id,
+            current.study_instance_uid,
+            [(series_id, current.series_instance_uid)],
+            kept=None if has_moved else instance.scope,
+        )
+        has_left_study = current.study_instance_uid != instance.study_instance_uid
+        has_left_series = has_left_study or current.series_instance_uid != instance.series_instance_uid
+        self._say_anew(Level.STUDY, study_id, {} if has_left_study else row.study)
+        self._say_anew(Level.SERIES, series_id, {} if has_left_series else row.series)
+        if has_moved:
+            self._bury([(current.scope, "")])
+            self.note(DELETED, current.scope)
+        received = versions.taken_back(connection, row.entry, self._now, is_received=terms.is_received)
+        receipt = self._insert_instance(row, REPLACED, received)
+        self._gains.pop(study_id, None)
+        self._count_again(study_id)
+        self.forget()
+        return dataclasses.replace(receipt, outcome=Outcome.REPLACED, replaced=current)
+
+    def _say_anew(self, level: Level, owner: int, coming: Mapping[str, JsonElement]) -> None:
+        """What a study or series says after an instance was taken out, unless what comes for it says all of it."""
+        select, update, values = _ANEW[level]
+        found = self._connection.execute(select, (owner,)).fetchone()
+        before = {} if found is None else read_attributes(found[0])
+        if all(coming.get(tag) == element for tag, element in before.items()):
+            return
+        after = versions.first_values(self._connection, level, owner, before)
+        changed = {tag for tag in before.keys() | after.keys() if before.get(tag) != after.get(tag)}
+        if changed:
+            self._connection.execute(update, (*values(after), owner))
+            if self._extended != ():
+                self._extend(level, owner, after, changed)
 
     def _insert(self, text: str, values: Sequence[Any]) -> int:
         """Insert a row; returns its id."""
@@ -295,9 +375,6 @@ class Batch:
         else:
             attributes = [one for one in attributes if one.top_tag in gained]
             replace_rows(self._connection, level, owner, elements, attributes)
-
-    def _received(self, source: Source) -> tuple[str, ...]:
-        return (self._now, self._now, source.door, source.calling_ae, source.address)
 
     def _study(self, row: Row) -> tuple[_Study, bool]:
         uid, attributes = row.entry.instance.study_instance_uid, row.study
@@ -424,27 +501,31 @@ class Batch:
         )
         for text in (
             f"DELETE FROM rival WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
+            f"DELETE FROM coercion WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
             f"DELETE FROM document WHERE instance IN {chosen}",  # noqa: S608 - constants
             f"DELETE FROM thumbnail WHERE instance IN {chosen}",  # noqa: S608 - constants
             f"DELETE FROM instance WHERE id IN {chosen}",  # noqa: S608 - constants
         ):
             self._connection.execute(text, parameters)
 
-    def _remove_empty_parents(self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]]) -> None:
+    def _remove_empty_parents(
+        self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]], *, kept: Scope | None = None
+    ) -> None:
+        """kept: what comes back at once, in the same transaction, and is not said to be gone."""
         for series_id, series_uid in touched:
             emptied = self._connection.execute(
                 "DELETE FROM series WHERE id = ? AND NOT EXISTS (SELECT 1 FROM instance WHERE series = series.id)",
                 (series_id,),
             )
-            if emptied.rowcount:
+            if emptied.rowcount and kept is None:
                 self._bury([(Scope(study_uid, series_uid), "")])
         emptied = self._connection.execute(
             "DELETE FROM study WHERE id = ? AND NOT EXISTS (SELECT 1 FROM series WHERE study = study.id)", (study_id,)
         )
-        if emptied.rowcount:
-            self._bury([(Scope(study_uid), "")])
-        else:
+        if not emptied.rowcount:
             self._count_again(study_id)
+        elif kept is None:
+            self._bury([(Scope(study_uid), "")])
 
     def _count_again(self, study_id: int) -> None:
         """Counts and lists of a study from its rows, as ``settle`` would have left them."""
@@ -475,13 +556,19 @@ class Batch:
 
     # -- upkeep
 
-    def add_of(self, row: Row, received_at: str) -> Receipt:
-        """Insert an entry as one that came at another time."""
+    def add_of(self, row: Row, received_at: str, terms: Terms = ON_DEFAULT_TERMS) -> Receipt:
+        """Insert an entry as one that came at another time, on terms that refuse nothing."""
         now, self._now = self._now, received_at
         try:
-            return self.add(row)
+            receipt = self.add(row, terms)
         finally:
             self._now = now
+        assert isinstance(receipt, Receipt)
+        return receipt
+
+    def make_current_of(self, row: Row, at: str) -> Receipt:
+        """Let an entry be the current version, as it became that at another time."""
+        return self.add_of(row, at, Terms(Conflict.REPLACE, is_received=False))
 
     def bury(self, burial: Burial) -> None:
         """Remove what is under a scope, as at another time, and keep the tombstones that were kept of it then."""
@@ -528,40 +615,10 @@ class Batch:
         ).fetchone()
         if found is None:
             return False
-        self._connection.execute(_REWRITE_INSTANCE, (*_encoding(instance), *row.instance, found[0]))
+        self._connection.execute(_REWRITE_INSTANCE, (*versions.encoding_of(instance), *row.instance, found[0]))
         document = (found[0], row.entry.metadata, row.entry.frame_table, row.bulk)
         self._connection.execute(_REWRITE_DOCUMENT, document)
         return True
-
-
-def outcome_of(instance: Instance, current: Instance) -> Outcome:
-    """What an instance is to the one that has its SOP Instance UID.
-
-    A variant is the same instance in another transfer syntax, so it belongs to the same series; everything else
-    that is not the very same is a conflict.
-    """
-    if (instance.digest, instance.transfer_syntax_uid) == (current.digest, current.transfer_syntax_uid):
-        return Outcome.DUPLICATE
-    has_same_parents = (instance.study_instance_uid, instance.series_instance_uid) == (
-        current.study_instance_uid,
-        current.series_instance_uid,
-    )
-    if has_same_parents and instance.transfer_syntax_uid != current.transfer_syntax_uid:
-        return Outcome.VARIANT
-    return Outcome.CONFLICT
-
-
-def _encoding(instance: Instance) -> tuple[Any, ...]:
-    return (
-        instance.sop_instance_uid,
-        instance.sop_class_uid,
-        instance.transfer_syntax_uid,
-        instance.digest,
-        instance.key,
-        instance.size_bytes,
-        instance.data_set_offset,
-        instance.number_of_frames,
-    )
 
 
 def _modalities(attributes: Mapping[str, JsonElement]) -> list[str]:

@@ -5,6 +5,7 @@ Which database that is, is the engine's affair; the statements are the same but 
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 from storage.attributes import table
+from storage.errors import GatewayError
 from storage.index import probes, stability
 from storage.index.batch import Batch, row_of
 from storage.index.commitments import RelationalCommitments
@@ -24,6 +26,7 @@ from storage.index.extended import incomplete, places, refuse_incomplete, regist
 from storage.index.fragments import lines_of, texts_of
 from storage.index.outbox import RelationalOutbox
 from storage.index.probes import Rank, outliers_of, probes_of
+from storage.index.quotas import refusal
 from storage.index.reindex import read_chunk, write_chunk
 from storage.index.sql import (
     INSTANCE_COLUMNS,
@@ -40,19 +43,26 @@ from storage.index.sql import (
 )
 from storage.index.subscribers import RelationalSubscribers
 from storage.index.upkeep import RelationalUpkeep
+from storage.index.versions import coerced_before, decided, is_beside, versions_of
 from storage.matching import Query
 from storage.model import (
+    ON_DEFAULT_TERMS,
     Answer,
     BulkValue,
     Change,
+    Coerced,
+    Conflict,
     Document,
     Entry,
     Instance,
     Level,
     Lined,
+    Outcome,
     Progress,
     Receipt,
     Scope,
+    Terms,
+    Version,
 )
 from storage.uids import is_uid
 
@@ -111,10 +121,40 @@ class RelationalIndex:
             if not is_known:
                 self._committer.run(lambda batch: batch.apart(register))
 
-    def add(self, entry: Entry) -> Receipt:
+    def add(self, entry: Entry, terms: Terms = ON_DEFAULT_TERMS) -> Receipt:
         """See ``Index.add``."""
         row = row_of(entry)
-        return self._committer.run(lambda batch: batch.add(row))
+        result = self._committer.run(lambda batch: batch.add(row, terms))
+        if isinstance(result, GatewayError):
+            raise result
+        return result
+
+    def foresee(self, entry: Entry, terms: Terms) -> None:
+        """See ``Index.foresee``."""
+        if terms.quota is None and terms.conflict is not Conflict.REJECT:
+            return
+        now = dt.datetime.now(dt.UTC).isoformat()
+        uid = entry.instance.sop_instance_uid
+        current = self.find([uid]).get(uid)
+        with self._engine.reading() as connection:
+            decision = Outcome.STORED if current is None else decided(connection, entry, current, terms.conflict)
+            if isinstance(decision, GatewayError):
+                raise decision
+            if terms.quota is None or decision is Outcome.DUPLICATE or is_beside(connection, entry):
+                return
+            refused = refusal(connection, terms.quota, entry.instance, now)
+        if refused is not None:
+            raise refused
+
+    def versions(self, sop_instance_uid: str) -> Sequence[Version]:
+        """See ``Index.versions``."""
+        with self._engine.reading() as connection:
+            return versions_of(connection, sop_instance_uid)
+
+    def coerced(self, sop_instance_uid: str, transfer_syntax_uid: str, digest: str) -> Coerced | None:
+        """See ``Index.coerced``."""
+        with self._engine.reading() as connection:
+            return coerced_before(connection, sop_instance_uid, transfer_syntax_uid, digest)
 
     def delete(self, scope: Scope) -> Sequence[Instance]:
         """See ``Index.delete``."""

@@ -187,6 +187,11 @@ class RelationalUpkeep:
         rows = [(row_of(entry), at) for entry, at in received]
         return self._committer.run(lambda batch: [batch.add_of(row, at) for row, at in rows])
 
+    def make_current(self, entry: Entry, at: str) -> Receipt:
+        """See ``IndexUpkeep.make_current``."""
+        row = row_of(entry)
+        return self._committer.run(lambda batch: batch.make_current_of(row, at))
+
     def bury(self, burial: Burial) -> None:
         """See ``IndexUpkeep.bury``."""
         self._committer.run(lambda batch: batch.bury(burial))

@@ -26,6 +26,7 @@ from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.policies import PolicyContract
 from tests.contracts.stability import StabilityContract
 from tests.contracts.subscribers import SubscribersContract
 from tests.fix_index import entry, study_scope
@@ -38,6 +39,7 @@ class TestPostgresqlIndex(
     IndexContract,
     ExtendedContract,
     OutboxContract,
+    PolicyContract,
     CommitmentsContract,
     DeliveriesContract,
     StabilityContract,

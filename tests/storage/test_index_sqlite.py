@@ -10,6 +10,7 @@ from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.policies import PolicyContract
 from tests.contracts.stability import StabilityContract
 from tests.contracts.subscribers import SubscribersContract
 
@@ -18,6 +19,7 @@ class TestSqliteIndex(
     IndexContract,
     ExtendedContract,
     OutboxContract,
+    PolicyContract,
     CommitmentsContract,
     DeliveriesContract,
     StabilityContract,
