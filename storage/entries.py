@@ -68,7 +68,8 @@ def entry_of(
 ) -> tuple[Entry, str]:
     """Everything the index keeps of an instance, and a warning about its frames.
 
-    digest: of the Data Set; received_digest: of what came, if that was coerced. header_bytes: what stands before it in the object. peek: reads a few bytes of the Data Set.
+    digest: of the Data Set; received_digest: of what came, if that was coerced. header_bytes: what stands before it in
+    the object. peek: reads a few bytes of the Data Set.
     """
     table, warning = frame_table(data_set, syntax, peek)
     instance = Instance(

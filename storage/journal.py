@@ -42,9 +42,9 @@ class JournalEntry:
     """One entry.
 
     key: where it lies. at: of DELETED and RESTORED when the resource was deleted, which names the deletion; of CURRENT
-    when that version became the current one, of REPLACED when it was so instead of another. ISO 8601 in UTC. moment_ns: when it was said, in nanoseconds since 1970;
-    an object that came after the one of its deletion is a new one. buried: of DELETED as in ``Burial``; of the others
-    the resource with the keys it is about.
+    when that version became the current one, of REPLACED when it was so instead of another. ISO 8601 in UTC.
+    moment_ns: when it was said, in nanoseconds since 1970; an object that came after the one of its deletion is a new
+    one. buried: of DELETED as in ``Burial``; of the others the resource with the keys it is about.
     """
 
     key: str

@@ -67,7 +67,7 @@ INSERT INTO event (kind, key) SELECT kind, key FROM (
     FROM object LEFT JOIN pinned ON pinned.key = object.key
     UNION ALL SELECT {_OBJECT}, object.key, 1, restored.moment_ns FROM restored JOIN object ON object.key = restored.key
     UNION ALL SELECT {_DELETION}, key, 0, until_ns FROM deletion
-    UNION ALL SELECT {_REPLACEMENT}, replaced.key, 0, replaced.at_ns FROM replaced JOIN object ON object.key = replaced.key
+    UNION ALL SELECT {_REPLACEMENT}, replaced.key, 0, at_ns FROM replaced JOIN object ON object.key = replaced.key
 ) ORDER BY at, kind, rank, key
 """  # noqa: S608 - constants
 

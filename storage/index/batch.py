@@ -582,8 +582,8 @@ class Batch:
                 tuple(found)
                 for found in self._connection.execute(
                     "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone "
-                    "WHERE study_instance_uid = ? AND deleted_at = ?",
-                    (burial.scope.study_instance_uid, burial.deleted_at),
+                    "WHERE deleted_at = ?",
+                    (burial.deleted_at,),
                 ).fetchall()
             }
             self._bury(

@@ -125,8 +125,14 @@ class RelationalUpkeep:
             return None
         conditions = [_OF_STUDY, *(["series_instance_uid = ?"] if uids[1] else ())]
         conditions += ["sop_instance_uid = ?"] if uids[2] else []
-        text = f"{_BURIED}{' AND '.join(conditions)} AND deleted_at = ? ORDER BY id"
-        rows = self._rows(text, [*filter(None, uids), found[0][0]])
+        under = " AND ".join(conditions)
+        # What was kept beside an instance may name another study.
+        text = (
+            f"{_BURIED}deleted_at = ? AND ({under} OR sop_instance_uid IN (SELECT sop_instance_uid FROM tombstone "  # noqa: S608 - constants
+            f"WHERE deleted_at = ? AND sop_instance_uid <> '' AND {under})) ORDER BY id"
+        )
+        named = list(filter(None, uids))
+        rows = self._rows(text, [found[0][0], *named, found[0][0], *named])
         return Burial(scope, found[0][0], tuple((Scope(*uids), key) for *uids, key in rows))
 
     def deletions(self, instance: Instance) -> Sequence[str]:

@@ -9,12 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from storage.errors import NotFound, StorageUnavailable
+from storage.archive import Archive
+from storage.errors import InstanceConflict, NotFound, StorageUnavailable
 from storage.index import open_index
 from storage.keys import JOURNAL
 from storage.matching import Query
 from storage.model import Level, Outcome, Scope, Source
+from storage.objects import open_object_store
 from storage.objects.base import Stat
+from storage.policy import read_policies
 from storage.provenance import Provenance, label_of, provenance_of
 from storage.rebuild import AT_ONCE, Rebuild, follow_on, swap_in
 from tests.fix_archive import keep, open_archive
@@ -32,7 +35,7 @@ def answers(index):
         "documents": [list(index.documents(study.scope)) for study in studies],
         "json": [index.search_json(Query(level), str) for level in (Level.STUDY, Level.SERIES, Level.INSTANCE)],
         "rivals": sorted(
-            ((kept.instance, index.find(kept.instance.sop_instance_uid)) for kept in index.upkeep.rivals(0, 10_000)),
+            ((kept.instance, index.find([kept.instance.sop_instance_uid])) for kept in index.upkeep.rivals(0, 10_000)),
             key=str,
         ),
     }
@@ -92,6 +95,55 @@ def test_whatever_has_happened_the_answers_are_the_same(tmp_path, seed):
     assert [index.is_deleted(scope) for scope in scopes] == [archive._index.is_deleted(scope) for scope in scopes]
     index.close()
     archive.close()
+
+
+RULES = ("* conflict=keep-first", "* conflict=replace", "* conflict=replace prefix=PatientID:X-", "* conflict=reject")
+
+
+def live_by_rules(archives, chance, steps):
+    """A history of peers whose rules differ, of deletions, and of an operator who makes other versions current."""
+    for _ in range(steps):
+        archive = chance.choice(archives)
+        study, sop = chance.randint(1, 2), chance.randint(1, 4)
+        uid = f"1.2.9.9.{sop}"
+        action = chance.random()
+        with contextlib.suppress(NotFound, InstanceConflict):
+            if action < 0.1:
+                archive.delete(chance.choice([Scope(f"1.2.{study}"), archive.versions(uid)[0].instance.scope]))
+            elif action < 0.2:
+                archive.make_current(chance.choice(archive.versions(uid)))
+            else:
+                text = chance.choice(["a", "bb", "ccc"])
+                options = {"patient_id": chance.choice(["P1", "P2"]), "modality": chance.choice(["CT", "MR"])}
+                extra = (element(0x00081030, "LO", text), element(0x0008103E, "LO", text))
+                content = data_set(f"1.2.{study}", f"1.2.{study}.{sop % 2 + 1}", uid, extra=extra, **options)
+                keep(archive, content, sop=uid)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_was_replaced_coerced_and_made_current_is_so_after_a_rebuild(tmp_path, seed, engine):
+    objects, place = open_object_store(tmp_path / "objects"), tmp_path / "index.sqlite"
+    archives = [Archive(objects, open_index(place), policies=read_policies([rule]), name="US") for rule in RULES]
+    live_by_rules(archives, random.Random(seed), 40)
+    before = archives[0]._index
+    index, refused = rebuilt(tmp_path, objects, engine=engine)
+    assert refused == []
+    assert answers(index) == answers(before)
+    for answer in before.search(Query(Level.INSTANCE)):
+        current = before.find([answer.scope.sop_instance_uid])[answer.scope.sop_instance_uid]
+        kept = {one.instance for one in before.versions(current.sop_instance_uid)}
+        assert {one.instance for one in index.versions(current.sop_instance_uid)} == kept
+    content = data_set("1.2.1", "1.2.1.1", "1.2.9.9.99")
+    first = keep(archives[2], content, sop="1.2.9.9.99")
+    assert first.outcome is Outcome.STORED
+    index.close()
+    index, refused = rebuilt(tmp_path, objects, engine=engine, name="again")
+    again = Archive(objects, index, policies=read_policies(RULES[2:3]), name="US")
+    known = keep(again, content, sop="1.2.9.9.99")
+    assert (known.outcome, known.instance) == (Outcome.DUPLICATE, first.instance), "the bytes as they came are known"
+    again.close()
+    for archive in archives:
+        archive.close()
 
 
 def test_either_engine_is_rebuilt_to_the_same_answers(tmp_path, engine):
@@ -239,10 +291,10 @@ def test_who_was_overtaken_by_another_version_does_not_win_after_a_rebuild(tmp_p
     slow, fast = version(1, 1, "slow"), version(1, 1, "fast!")
     real = archive._index.add
 
-    def overtaken(entry):
+    def overtaken(entry, terms):
         archive._index.add = real
         keep(archive, fast, sop="1.2.1.9.1")
-        return real(entry)
+        return real(entry, terms)
 
     archive._index.add = overtaken
     assert keep(archive, slow, sop="1.2.1.9.1").outcome is Outcome.CONFLICT
@@ -269,10 +321,10 @@ def test_a_store_that_began_before_a_deletion_and_ended_after_it_is_there(tmp_pa
     keep(archive, version(1, 1, "a"), sop="1.2.1.9.1")
     real = archive._index.add
 
-    def late(entry):
+    def late(entry, terms):
         archive._index.add = real
         archive.delete(Scope("1.2.1"))
-        return real(entry)
+        return real(entry, terms)
 
     archive._index.add = late
     keep(archive, version(1, 2, "a"), sop="1.2.1.9.2")
@@ -288,10 +340,10 @@ def test_an_instance_that_comes_again_while_it_is_deleted_is_there(tmp_path):
     keep(archive, version(1, 1, "a"), sop="1.2.1.9.1")
     real = archive._index.add
 
-    def late(entry):
+    def late(entry, terms):
         archive._index.add = real
         archive.delete(Scope("1.2.1"))
-        return real(entry)
+        return real(entry, terms)
 
     archive._index.add = late
     assert keep(archive, version(1, 1, "a"), sop="1.2.1.9.1").outcome is Outcome.STORED
