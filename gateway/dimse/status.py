@@ -86,7 +86,7 @@ STATUSES: dict[type[GatewayError], Row] = {
     errors.UnsupportedMediaType: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.NotFound: Row(PROCESSING_FAILURE, SUCCESS),
     errors.Gone: Row(PROCESSING_FAILURE, SUCCESS),
-    errors.OnHold: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
+    errors.OnHold: Row(DUPLICATE_INSTANCE, PROCESSING_FAILURE),  # of a store: another version may not replace it
     errors.NotAcceptable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.Undecodable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.DecoderFailed: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
