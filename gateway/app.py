@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import itertools
 import json
 import logging
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.security.actor import Actor
     from gateway.session import Session
     from storage.archive import Archive
+    from storage.reception import Hook
 
 logger = logging.getLogger("gateway.app")
 
@@ -57,7 +59,7 @@ _COLLECTION_THRESHOLDS = 20_000, 20, 50
 @contextlib.contextmanager
 def open_archive(values: Settings) -> Iterator[Archive]:
     """The archive in the data folder, which is made when it is not there; within it the attribute table of this process
-    has the extended tags, too. Raises StorageUnavailable.
+    has the extended tags, too. Raises StorageUnavailable, and SettingsError for a hook that is not there.
     """
     from storage.archive import Archive
     from storage.attributes import extended_by
@@ -65,8 +67,10 @@ def open_archive(values: Settings) -> Iterator[Archive]:
     from storage.extended import read_extended
     from storage.index import open_index
     from storage.objects import open_object_store
+    from storage.policy import read_policies
     from storage.quarantine import Limits, Quarantine
 
+    hook = _hook(values)
     values.archive.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     objects = open_object_store(values.archive.data / OBJECTS_FOLDER)
     ingest = values.ingest
@@ -91,6 +95,9 @@ def open_archive(values: Settings) -> Iterator[Archive]:
             ledger_days=ingest.ledger_days,
             ledger_maximum_rows=ingest.ledger_rows_maximum,
             checks_reads=values.archive.check_reads,
+            policies=read_policies(values.archive.policies),
+            hook=hook,
+            name=values.dimse.ae_title,
         )
         with contextlib.closing(archive.ledger):
             yield archive
@@ -99,6 +106,22 @@ def open_archive(values: Settings) -> Iterator[Archive]:
 def index_place(values: Settings) -> Path | str:
     """Where the index is, for ``open_index``."""
     return values.archive.index or values.archive.data / INDEX_FILE
+
+
+def _hook(values: Settings) -> Hook | None:
+    """The operator's function that is asked about each instance. Raises SettingsError when it is not there."""
+    from storage.reception import Hook
+
+    if not values.archive.on_receive:
+        return None
+    module, _, name = values.archive.on_receive.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except (ImportError, SyntaxError) as error:
+        raise SettingsError(f"archive.on_receive: the module {module} cannot be imported: {error}") from error
+    if not callable(function):
+        raise SettingsError(f"archive.on_receive: {module} has no function {name}")
+    return Hook(function, values.archive.on_receive_seconds)
 
 
 @contextlib.contextmanager
@@ -114,8 +137,11 @@ def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
 
 
 def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed beside it."""
+    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed and what was
+    deleted is collected beside it.
+    """
     from gateway import metrics
+    from gateway.collecting import keep_collected
     from gateway.delivery import Courier, Patience
     from gateway.dimse.forwarding import Forwarder, Route
     from gateway.dimse.limits import DimseLimits
@@ -161,6 +187,11 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
             target=server.reporter.run, args=(stopping,), name="commitment", daemon=True
         )  # what waits for a peer is in the outbox, and outlives it
         reporting.start()
+        collect = partial(archive.collect, values.archive.delete_grace_days)
+        collecting = threading.Thread(
+            target=keep_collected, args=(collect, archive.sweep, stopping), name="collecting", daemon=True
+        )
+        collecting.start()
         session = sessions(Actor("operator", "forwarding"))
         forwarding = [
             threading.Thread(
@@ -203,14 +234,14 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
             if archive.quarantine is not None:
                 held = archive.quarantine.usage()
                 metrics.note_quarantine(held.count, held.size_bytes)
-            if not all(thread.is_alive() for thread in (serving, reporting, *forwarding, *telling, noting)):
+            if not all(thread.is_alive() for thread in (serving, reporting, collecting, *forwarding, *telling, noting)):
                 stopping.set()
                 raise RuntimeError("A thread of the DIMSE process has stopped by itself")
         server.stop(values.dimse.drain_seconds)
         serving.join(_STOP_SECONDS)
         if values.archive.extended_tags:
             indexing.join(_STOP_SECONDS)
-        for thread in (reporting, *forwarding, *telling, noting):
+        for thread in (reporting, collecting, *forwarding, *telling, noting):
             thread.join(_STOP_SECONDS)
 
 

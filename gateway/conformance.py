@@ -31,8 +31,15 @@ _LEVELS = {level: name.capitalize() for name, level in models.LEVEL_NAMES.items(
 _KINDS = {KeyType.UNIQUE: "unique", KeyType.REQUIRED: "required", KeyType.OPTIONAL: "optional", KeyType.NONE: ""}
 _OF_STORE = (
     (status.SUCCESS, "The instance and its row are durable, or the very same instance was kept before."),
+    (status.COERCED, "Kept; elements were coerced by a rule, and Original Attributes Sequence says which."),
     (status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS, "Kept; the instance breaks a rule that does not hinder its use."),
-    (status.OUT_OF_RESOURCES, "Storage or index cannot be reached, or are full. Send it again later."),
+    (
+        status.OUT_OF_RESOURCES,
+        "Storage or index cannot be reached, or are full, or a quota is used up. Send it again later.",
+    ),
+    (status.PROCESSING_FAILURE, "A rule, or the hook, could not be applied; or a fault of this software."),
+    (status.DUPLICATE_INSTANCE, "Other bytes are kept under this UID, and a rule refuses these."),
+    (status.NOT_AUTHORISED, "The hook refuses the instance."),
     (status.DATA_SET_MISMATCH, "The command and the Data Set name different instances or classes."),
     (status.CANNOT_UNDERSTAND, "The Data Set cannot be read, or lacks a UID."),
     (status.SOP_CLASS_NOT_SUPPORTED, "The SOP Class is not that of the presentation context."),
@@ -76,7 +83,7 @@ _WHAT_IS_NOT = """\
 * Storage Commitment as SCU, Modality Worklist, MPPS, Instance Availability Notification, printing, and media storage.
 * Extended negotiation of combined date-time matching and of time zone adjustment.
 * Lossy compression of what is kept: it would be another instance (PS3.3 §C.7.6.1.1.5).
-* Creation of instances: nothing is changed, coerced or created. What was received is what is sent.
+* Creation of instances. What was received is what is sent, but for elements that rules coerce.
 """
 
 
@@ -97,6 +104,7 @@ def statement() -> str:
         _section("DIMSE: SOP Classes", _sop_classes()),
         _section("DIMSE: statuses", _statuses()),
         _section("Storage commitment", _commitment()),
+        _section("Coercion and duplicates", _COERCION),
         _section("Attributes of queries", _attributes()),
         _section("DICOMweb", _dicomweb()),
         _section("Presentation states", _presentation_states()),
@@ -105,6 +113,18 @@ def statement() -> str:
         _section("What is not supported", _WHAT_IS_NOT),
     ]
     return "\n".join(parts)
+
+
+_COERCION = """\
+* By default nothing is coerced, and of several Data Sets under one SOP Instance UID the first stays the one that is
+  served; the others are kept. Rules by AE title, door and address (`archive.policies`) replace it or refuse the others,
+  refuse SOP Classes and transfer syntaxes, and limit what is kept in a day.
+* Where rules coerce attributes, an item of Original Attributes Sequence (0400,0561) has their values, Attribute
+  Modification DateTime, our AE title as Modifying System, the calling AE title as Source of Previous Values, and the
+  reason COERCE.
+  STOW-RS answers with Warning Reason B000 and that item.
+* A Data Set that was received before, byte for byte, is answered with success, and nothing is kept a second time.
+"""
 
 
 _SECURITY = """\
@@ -273,7 +293,8 @@ def _dicomweb() -> str:
         for method, path, endpoint in TABLE
     ]
     return (
-        "Below `/dicomweb`, and below `/dicom-web`; `OPTIONS /dicomweb` tells the same as WADL or JSON.\n\n"
+        "Below `/dicomweb`, and below `/dicom-web`; `OPTIONS /dicomweb` tells the same as WADL or JSON. "
+        "`DELETE` is none of PS3.18; it is refused unless the setting `http.allow_delete` says otherwise.\n\n"
         + _table(("method", "resource", "transaction", "parameters", "media types, the default first"), rows)
     )
 

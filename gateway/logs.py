@@ -39,7 +39,7 @@ FIELDS: Mapping[str, str] = {
     "limit": "id of the limit that was passed, such as L3",
     "method": "HTTP method",
     "ms": "duration in milliseconds",
-    "outcome": "stored, duplicate, variant, conflict or refused",
+    "outcome": "stored, duplicate, variant, conflict, replaced or refused",
     "peer_ae": "AE title of the peer, printable ASCII",
     "pid": "process id",
     "port": "TCP port",

@@ -17,7 +17,23 @@ from storage.filemeta import Announcement
 from storage.index.base import Commitments, Outbox, Subscribers
 from storage.ledger import Account
 from storage.matching import Query
-from storage.model import Answer, Change, Delivery, Document, Instance, Lined, Receipt, Refusal, Scope, Source
+from storage.model import (
+    Answer,
+    Change,
+    Deletion,
+    Delivery,
+    Document,
+    Extent,
+    Hold,
+    Instance,
+    Lined,
+    Receipt,
+    Refusal,
+    Scope,
+    Source,
+    Version,
+)
+from storage.policy import Policy
 from storage.quarantine import Quarantine
 from storage.spool import Spool
 from storage.stored import StoredDataSet
@@ -135,6 +151,21 @@ class Session:
             metrics.INGEST_DEVIATIONS.labels(source.door, warning).inc()
         return receipt
 
+    def policy(self, source: Source) -> Policy:
+        """On what terms instances of a source are taken, if the Actor may store any. Anybody may know."""
+        return self._archive.policy(source)
+
+    def versions(self, sop_instance_uid: str) -> Sequence[Version]:
+        """All that came under a SOP Instance UID, the current version first. Raises NotFound."""
+        self.actor.permit(Verb.RETRIEVE)
+        return self._archive.versions(sop_instance_uid)
+
+    def make_current(self, version: Version) -> Receipt:
+        """Let a version take the place of the current one, which takes that out of sight. See ``Archive``."""
+        self.actor.permit(Verb.STORE)
+        self.actor.permit(Verb.DELETE)
+        return self._archive.make_current(version)
+
     def search(self, query: Query) -> Sequence[Answer]:
         """Matches of a query among what the Actor may see."""
         self.actor.permit(Verb.SEARCH)
@@ -244,10 +275,44 @@ class Session:
         if damaged > _DAMAGED_LINES:
             logger.error("commitment.damaged", extra={"count": damaged})
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Take a resource out of the archive. Raises NotFound."""
+    def extent(self, scope: Scope) -> Extent:
+        """How much a resource is. Raises NotFound or Gone."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.extent(scope)
+
+    def delete(self, scope: Scope, by: Source | None = None, *, per_minute: int = 0) -> Extent:
+        """Take a resource out of the archive. See ``Archive.delete``. by: through which door; else as the Actor."""
         self.actor.permit(Verb.DELETE)
-        return self._archive.delete(scope)
+        source = by or Source(self.actor.kind)
+        removed = self._archive.delete(scope, source, per_minute=per_minute)
+        metrics.DELETED_INSTANCES.labels(source.door).inc(removed.instances)
+        return removed
+
+    def undelete(self, scope: Scope) -> Iterator[Receipt | GatewayError]:
+        """Store again what was deleted and is not collected yet. See ``Archive.undelete``."""
+        self.actor.permit(Verb.DELETE)
+        self.actor.permit(Verb.STORE)
+        return self._archive.undelete(scope)
+
+    def deletions(self, after: int, limit: int) -> Sequence[Deletion]:
+        """What was deleted, behind a number."""
+        self.actor.permit(Verb.DELETE)
+        return self._archive.deletions(after, limit)
+
+    def hold(self, scope: Scope) -> None:
+        """Keep a resource from being deleted and collected. See ``Archive.hold``."""
+        self.actor.permit(Verb.HOLD)
+        self._archive.hold(scope)
+
+    def release(self, scope: Scope) -> None:
+        """End a hold. Raises NotFound when there is none."""
+        self.actor.permit(Verb.HOLD)
+        self._archive.release(scope)
+
+    def holds(self) -> Sequence[Hold]:
+        """All holds."""
+        self.actor.permit(Verb.HOLD)
+        return self._archive.holds()
 
     def check(self) -> None:
         """Whether the archive answers, for readiness. Raises StorageUnavailable."""

@@ -27,11 +27,13 @@ from storage.dictionary import tag_path
 from storage.errors import BadQuery
 from storage.extended import read_extended
 from storage.matching import MAXIMUM_MATCHES, Match
+from storage.policy import read_policies
 
 PREFIX = "GATEWAY_"
 _TEST_PREFIX = "GATEWAY_TEST_"  # belongs to the test suite
 _KUBERNETES = re.compile(r"GATEWAY_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _AE_TITLE = re.compile(r"(?=.*[^ ])[\x20-\x5B\x5D-\x7E]{1,16}")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -68,6 +70,12 @@ class ArchiveSettings:
             "arrives whole. Takes a processor second a gigabyte."
         ),
     )
+    delete_grace_days: float = field(
+        default=7.0,
+        metadata=_doc(
+            "Days that what was deleted is kept, and can be brought back, until it is collected.", least=0, most=36_500
+        ),
+    )
     commitment_check: str = field(
         default="object-size",
         metadata=_doc(
@@ -85,6 +93,16 @@ class ArchiveSettings:
         metadata=_doc(
             "How long the answer to a request for storage commitment is kept, and its UID is known.", least=1
         ),
+    )
+    policies: tuple[str, ...] = field(
+        default=(),
+        metadata=_doc("Rules for what peers send, each WHO … KEY=VALUE …; the first that fits holds; see Policies."),
+    )
+    on_receive: str = field(
+        default="", metadata=_doc("Python function, MODULE:FUNCTION, that is asked about each instance; see Policies.")
+    )
+    on_receive_seconds: float = field(
+        default=5.0, metadata=_doc("How long it may take; later the store fails.", least=0.01, most=600)
     )
     extended_tags: tuple[str, ...] = field(
         default=(),
@@ -136,6 +154,13 @@ class HttpSettings:
     )
     insecure_no_auth: bool = field(
         default=False, metadata=_doc("Allow listening beyond loopback, for HTTP and DIMSE, without authentication.")
+    )
+    allow_delete: bool = field(
+        default=False,
+        metadata=_doc("Let whoever may read and store over HTTP also delete; the command line always can."),
+    )
+    deletes_per_minute: int = field(
+        default=60, metadata=_doc("Deletions over HTTP of one address in a minute, over all processes.", least=1)
     )
     header_seconds: float = field(
         default=10.0,
@@ -539,10 +564,21 @@ def _check_extended_tags(value: Any) -> None:
     read_extended(value)
 
 
+def _check_policies(value: Any) -> None:
+    read_policies(value)
+
+
+def _check_on_receive(value: Any) -> None:
+    if value and not _FUNCTION.fullmatch(value):
+        raise ValueError("is not MODULE:FUNCTION")
+
+
 # What a type cannot say. AE titles: PS3.5 §6.2
 _CHECKS: Mapping[str, Callable[[Any], None]] = {
     "archive.commitment_check": _check_commitment,
     "archive.extended_tags": _check_extended_tags,
+    "archive.on_receive": _check_on_receive,
+    "archive.policies": _check_policies,
     "http.public_url": _check_url,
     "http.cors_origins": _check_origins,
     "http.trusted_proxies": _check_networks,

@@ -22,7 +22,7 @@ from storage.model import Change, Scope
 logger = logging.getLogger("gateway.thumbnails")
 
 OUTBOX = "\\thumbnails"  # no peer's name: an AE title has no backslash
-_STORED = "stored"
+_STORED = ("stored", "replaced")
 _CHANGES_AT_ONCE = 1000
 _LOOK_SECONDS = 5.0
 _HELD_SECONDS = 600
@@ -104,5 +104,5 @@ class Thumbnailer:
 
 def _series_of(changes: Sequence[Change]) -> Sequence[Scope]:
     """The series that instances were stored in, each once, in the form in which an outbox takes instances."""
-    stored = (change.scope for change in changes if change.kind == _STORED and change.scope.sop_instance_uid)
+    stored = (change.scope for change in changes if change.kind in _STORED and change.scope.sop_instance_uid)
     return list(dict.fromkeys(replace(scope, sop_instance_uid=scope.series_instance_uid) for scope in stored))

@@ -4,16 +4,20 @@ object first, row second, then the word that it is durable (D4, R1–R5).
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 from storage.attachments import Attachments
+from storage.coercion import Occasion, coerce
 from storage.commitment import Check, Commitment, Reason, Reference
-from storage.dataset import read_data_set
-from storage.entries import Identity, entry_of, identity_of, known_syntax
+from storage.dataset import DataSet, read_data_set
+from storage.entries import ORIGINAL_ATTRIBUTES, Identity, entry_of, identity_of, known_syntax
 from storage.errors import (
     CorruptObject,
+    GatewayError,
     Gone,
     IdentityMismatch,
     NotFound,
@@ -21,22 +25,50 @@ from storage.errors import (
     StudyMismatch,
     TooLarge,
 )
-from storage.filemeta import Announcement
-from storage.index.base import Commitments, Index, Outbox, Subscribers
+from storage.filemeta import IMPLEMENTATION_VERSION_NAME, Announcement
+from storage.filerange import CHUNK_BYTES
+from storage.index.base import OPERATOR, Commitments, Index, OtherKey, Outbox, Subscribers
 from storage.journal import Journal
+from storage.keys import parts_of
 from storage.ledger import Ledger
 from storage.matching import Query
-from storage.model import Answer, Change, Document, Instance, Lined, Outcome, Progress, Receipt, Scope, Source
+from storage.model import (
+    Answer,
+    Change,
+    Coerced,
+    Collected,
+    Conflict,
+    Deletion,
+    Document,
+    Extent,
+    Hold,
+    Instance,
+    Lined,
+    Outcome,
+    Progress,
+    Receipt,
+    Remains,
+    Scope,
+    Source,
+    Terms,
+    Version,
+)
 from storage.objects.base import ObjectStore
+from storage.policy import DEFAULT, Coercion, Policies, Policy
 from storage.provenance import Provenance, label_of, provenance_of
 from storage.quarantine import Quarantine
-from storage.spool import Spool
+from storage.reception import Hook, Reception, reception_of
+from storage.spool import Spool, sweep
 from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax
 
 KEPT_REQUESTS = 40
 """How many of the largest requests for storage commitment are kept, or as much in smaller ones."""
 _REFERENCES_AT_ONCE = 2000
+_NO_POLICIES = Policies()
+_REMAINS_AT_ONCE = 1000
+_COLLECTED_AT_ONCE = 200
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 class Archive:
@@ -48,6 +80,8 @@ class Archive:
     maximum_instance_bytes: the largest Data Set that is taken (L6). quarantine: where whoever refuses instances may
     keep them; None for nowhere. ledger_days, ledger_maximum_rows: how long lines of the ingest ledger are kept.
     checks_reads: whether the digest of an instance is checked whenever all of it is read.
+    policies: on what terms instances are taken, by source. hook: is asked about each of them. name: of this system, in
+    what is said of coercions.
     """
 
     def __init__(
@@ -63,6 +97,9 @@ class Archive:
         ledger_days: int = 90,
         ledger_maximum_rows: int = 100_000,
         checks_reads: bool = False,
+        policies: Policies = _NO_POLICIES,
+        hook: Hook | None = None,
+        name: str = IMPLEMENTATION_VERSION_NAME,
     ) -> None:
         self._objects = objects
         self._index = index
@@ -74,6 +111,13 @@ class Archive:
         self.commitment_references_maximum = commitment_references_maximum
         self.quarantine = quarantine
         self.ledger = Ledger(index.deliveries, days=ledger_days, maximum_rows=ledger_maximum_rows)
+        self._policies = policies
+        self._hook = hook
+        self._name = name
+
+    def policy(self, source: Source) -> Policy:
+        """On what terms instances of a source are taken."""
+        return self._policies.of(source)
 
     def spool(self, announcement: Announcement | None = None, *, keeps_foreign: bool = False) -> Spool:
         """A place to collect one instance: a bare Data Set when it was announced, else a Part 10 stream.
@@ -95,18 +139,98 @@ class Archive:
         """Keep what the spool collected, and return once object and row are durable.
 
         study_instance_uid: the study that the request names, if it does. Raises NotDicom, InvalidInstance,
-        IdentityMismatch, StudyMismatch, UnsupportedTransferSyntax, Overloaded or StorageUnavailable; then nothing of
-        it is visible, and sending it again is safe.
+        IdentityMismatch, StudyMismatch, UnsupportedTransferSyntax, Overloaded or StorageUnavailable; by a policy
+        UnsupportedSOPClass, InstanceConflict, RefusedByPolicy, PolicyFailed or QuotaExceeded. Then nothing of it is
+        visible, and sending it again is safe.
         """
         spool.finish()
+        return self._take(spool, source, self._policies.of(source), self._hook, study_instance_uid)
+
+    def adopt(self, spool: Spool, provenance: Provenance) -> Receipt:
+        """Keep what lay in the store already, as it is: what policies wanted with it was done when it came."""
+        spool.finish()
+        return self._take(spool, provenance.source, DEFAULT, received_digest=provenance.received_digest)
+
+    def _take(
+        self,
+        spool: Spool,
+        source: Source,
+        policy: Policy,
+        hook: Hook | None = None,
+        study_instance_uid: str = "",
+        received_digest: str = "",
+    ) -> Receipt:
         syntax = known_syntax(spool.announcement.transfer_syntax_uid)
-        self._objects.expect(spool)
+        policy.check_syntax(syntax.uid)
+        is_kept_as_it_is = not policy.coercions and hook is None
+        if is_kept_as_it_is:
+            self._objects.expect(spool)
         data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
         identity = identity_of(data_set)
+        policy.check_class(identity.sop_class_uid)
         warnings = [*data_set.warnings, *self._reconcile(spool, identity, syntax)]
         if study_instance_uid and identity.study_instance_uid != study_instance_uid:
             raise StudyMismatch(uid=identity.sop_instance_uid)
+        if not is_kept_as_it_is:
+            wanted = () if hook is None else hook.ask(_reception(spool, data_set, source))
+            changes = (*policy.coercions, *wanted)
+            with self.spool(spool.announcement) as altered:
+                coerced = self._coerce(spool, data_set, identity, syntax, source, changes, altered)
+                if coerced is not None:
+                    altered.finish()
+                    said = read_data_set(altered.data_set, altered.data_set_offset, syntax)
+                    return self._keep(altered, said, identity, syntax, source, policy.terms, warnings, coerced)
+            self._objects.expect(spool)
+        return self._keep(
+            spool, data_set, identity, syntax, source, policy.terms, warnings, received_digest=received_digest
+        )
+
+    def _coerce(
+        self,
+        spool: Spool,
+        data_set: DataSet,
+        identity: Identity,
+        syntax: TransferSyntax,
+        source: Source,
+        changes: Sequence[Coercion],
+        altered: Spool,
+    ) -> Coerced | None:
+        """Put the Data Set with its changes into another spool; None when they change nothing.
+
+        What is said of it is what was said when the same bytes came first, so that they give the same object however
+        often they come, and from whom (R4).
+        """
+        if not changes:
+            return None
+        coerced = self._index.coerced(identity.sop_instance_uid, syntax.uid, spool.digest) or Coerced(
+            spool.digest, dt.datetime.now(dt.UTC).strftime("%Y%m%d%H%M%S.%f+0000"), source.calling_ae
+        )
+        occasion = Occasion(coerced.changed_at, self._name, coerced.given_by)
+        start = spool.data_set_offset
+        if not coerce(spool.data_set, start, syntax, data_set.json, changes, occasion, altered.write):
+            return None
+        return coerced
+
+    def _keep(
+        self,
+        spool: Spool,
+        data_set: DataSet,
+        identity: Identity,
+        syntax: TransferSyntax,
+        source: Source,
+        terms: Terms,
+        warnings: Sequence[str],
+        coerced: Coerced | None = None,
+        received_digest: str = "",
+    ) -> Receipt:
+        """Object first, row second, and what the journal has to know of it: also where the instance is known, for
+        sending again is how a sender repairs an archive (R4, I1).
+
+        Once more under another key where the index says so: that of the entry was given up then, or the same bytes
+        have one already. received_digest: of what was coerced when it came, and is what it became already.
+        """
         buffer, offset = spool.data_set, spool.data_set_offset
+        received_digest = received_digest if coerced is None else coerced.digest
         entry, warning = entry_of(
             data_set,
             identity,
@@ -116,37 +240,102 @@ class Archive:
             header_bytes=len(spool.header),
             object_bytes=spool.object_bytes,
             peek=lambda start, end: bytes(buffer[offset + start : offset + end]),
+            received_digest=received_digest,
         )
-        spool.label = label_of(Provenance(time.time_ns(), source))
-        # Also where the instance is known: sending again is how a sender repairs an archive (R4, I1).
-        is_new = self._objects.put(entry.instance.key, spool)
-        if not is_new:
-            self._note_return(entry.instance)
-        receipt = self._index.add(entry)
+        self._index.foresee(entry, terms)
+        if coerced is not None:
+            self._objects.expect(spool)
+        spool.label = label_of(Provenance(time.time_ns(), source, received_digest))
+        while True:
+            is_new = self._objects.put(entry.instance.key, spool)
+            returned_ns = 0 if is_new else self._note_return(entry.instance)
+            try:
+                receipt = self._index.add(entry, terms)
+                break
+            except OtherKey as other:
+                entry = replace(entry, instance=replace(entry.instance, key=other.key))
         if not is_new and receipt.outcome is not Outcome.DUPLICATE:
             self._note_return(entry.instance)  # it may have been deleted in between
         if receipt.outcome is not Outcome.STORED:
-            self._note_order(entry.instance, receipt, is_new=is_new)
-        return replace(receipt, warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])))
+            self._note_order(entry.instance, receipt, terms, is_new=is_new, returned_ns=returned_ns)
+        is_as_it_came = coerced is None or (
+            receipt.outcome is Outcome.DUPLICATE and receipt.instance.digest == coerced.digest
+        )
+        return replace(
+            receipt,
+            warnings=(*receipt.warnings, *warnings, *([warning] if warning else [])),
+            original_attributes=None if is_as_it_came else data_set.json[ORIGINAL_ATTRIBUTES]["Value"][-1],
+        )
 
-    def _note_return(self, instance: Instance) -> None:
+    def versions(self, sop_instance_uid: str) -> Sequence[Version]:
+        """All that came under a SOP Instance UID, the current version first. Raises NotFound."""
+        found = self._index.versions(sop_instance_uid)
+        if not found:
+            raise NotFound(uid=sop_instance_uid)
+        return found
+
+    def make_current(self, version: Version) -> Receipt:
+        """Let a version that is kept beside the current one take its place, and keep that one beside it.
+
+        Its bytes are read and checked, as at ingest. Raises CorruptObject when they are not what was stored.
+        """
+        instance = version.instance
+        if version.is_current:
+            return Receipt(Outcome.DUPLICATE, instance)
+        syntax = known_syntax(instance.transfer_syntax_uid)
+        said = Announcement(instance.sop_class_uid, instance.sop_instance_uid, syntax.uid)
+        with self.open(instance) as stored, self.spool(said) as spool:
+            for piece in stored.data_set_chunks(syntax.uid):
+                spool.write(piece)
+            spool.finish()
+            if spool.digest != instance.digest:
+                raise CorruptObject(uid=instance.sop_instance_uid)
+            data_set = read_data_set(spool.data_set, spool.data_set_offset, syntax)
+            terms = Terms(Conflict.REPLACE, is_received=False)
+            return self._keep(spool, data_set, identity_of(data_set), syntax, version.source, terms, ())
+
+    def _note_return(self, instance: Instance) -> int:
         """Say in the journal that an object, which lies there since before it was deleted, is wanted again. D1
 
-        Before the row is there: nobody may be told of it who would miss it after a rebuild.
+        Before the row is there: nobody may be told of it who would miss it after a rebuild. Returns from when on it is
+        wanted, in nanoseconds since 1970; 0 for what was never deleted.
         """
-        for deleted_at in self._index.upkeep.deletions(instance):
+        deletions = self._index.upkeep.deletions(instance)
+        now_ns = time.time_ns() if deletions else 0
+        for deleted_at in deletions:
             self._journal.restored(instance.scope, deleted_at, [instance.key])
+        return now_ns
 
-    def _note_order(self, instance: Instance, receipt: Receipt, *, is_new: bool) -> None:
-        """Say in the journal which version is the current one, where the times of their objects say otherwise. D1"""
+    def _note_order(
+        self, instance: Instance, receipt: Receipt, terms: Terms, *, is_new: bool, returned_ns: int
+    ) -> None:
+        """Say in the journal which version is the current one, where the times of their objects say otherwise. D1
+
+        What came back after a deletion has come when it did that. What replaces another is said again when it comes
+        again: whoever sent it first may have died before. returned_ns: when it came back, 0 if it did not.
+        """
         current = receipt.instance
-        if receipt.outcome is Outcome.DUPLICATE:
+        is_known_to_replace = receipt.outcome is Outcome.DUPLICATE and terms.conflict is Conflict.REPLACE
+        if receipt.outcome is Outcome.REPLACED or (is_known_to_replace and self._index.upkeep.has_rivals(current)):
+            self._note_replacement(current.sop_instance_uid)
+        elif receipt.outcome is Outcome.DUPLICATE:
             if is_new and self._index.upkeep.has_rivals(current):  # its object was lost, and is the youngest now
                 self._journal.made_current(current, self._received_ns(current))
-        elif receipt.outcome is not Outcome.STORED:
+        else:
             received_ns = self._received_ns(current)
-            if received_ns >= self._received_ns(instance):  # which began earlier, and was overtaken
+            if received_ns >= max(self._received_ns(instance), returned_ns):  # which began earlier, and was overtaken
                 self._journal.made_current(current, received_ns)
+
+    def _note_replacement(self, sop_instance_uid: str) -> None:
+        """Say in the journal which version is the current one now.
+
+        The time is taken before it is looked up, so of several who replace one another at once the one with the latest
+        time has seen the last of them.
+        """
+        now_ns = time.time_ns()
+        current = self._index.find([sop_instance_uid]).get(sop_instance_uid)
+        if current is not None:
+            self._journal.replaced(current, now_ns)
 
     def _received_ns(self, instance: Instance) -> int:
         """When an object came, as it says itself; now where it is missing, for then it will come again."""
@@ -206,10 +395,14 @@ class Archive:
         self._index.keep_thumbnail(instance.sop_instance_uid, name, picture)
 
     def open(self, instance: Instance) -> StoredDataSet:
-        """The instance's bytes. Raises CorruptObject when the row has no object, which I1 forbids."""
+        """The instance's bytes. Raises CorruptObject when the row has no object, which I1 forbids; Gone when the row
+        is not there any more either.
+        """
         try:
             blob = self._objects.open(instance.key)
         except NotFound as error:
+            if instance not in (version.instance for version in self._index.versions(instance.sop_instance_uid)):
+                raise Gone(uid=instance.sop_instance_uid) from error
             raise CorruptObject("The object of an instance is missing", uid=instance.sop_instance_uid) from error
         return StoredDataSet(instance, blob, is_checked=self._checks_reads)
 
@@ -268,19 +461,121 @@ class Archive:
         """Requests for storage commitment."""
         return self._index.commitments
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Take a resource out of the archive; its objects stay until they are collected (R9). Raises NotFound.
+    def extent(self, scope: Scope) -> Extent:
+        """How much a resource is. Raises NotFound or Gone."""
+        found = self._index.extent(scope)
+        if found is None:
+            self._raise_absent(scope)
+        return found
 
-        The journal hears of it after the index and before anybody is told: what was said to be deleted is so after a
-        rebuild, and a deletion that was cut off in between is either. Asking again makes up for it.
+    def delete(self, scope: Scope, by: Source = OPERATOR, *, per_minute: int = 0) -> Extent:
+        """Take a resource out of the archive; its objects stay until they are collected (R9).
+
+        See ``Index.delete``. Raises NotFound, Gone, OnHold or RateLimited. The journal hears of it after the index and
+        before anybody is told: what was said to be deleted is so after a rebuild, and a deletion that was cut off in
+        between is either. Asking again makes up for it.
         """
-        removed = self._index.delete(scope)
-        burial = self._index.upkeep.burial(scope)
-        if burial is not None:
+        removed = self._index.delete(scope, by, per_minute=per_minute)
+        for burial in self._index.upkeep.burials(scope):
             self._journal.deleted(burial)
-        if not removed:
+        if removed is None:
             self._raise_absent(scope)
         return removed
+
+    def undelete(self, scope: Scope) -> Iterator[Receipt | GatewayError]:
+        """Store again what was deleted under ``scope`` and is not collected yet, in the order in which it came first:
+        for each object what came of it. Raises NotFound at once when nothing is left of it.
+
+        It can be broken off, and done again for the rest. Answers are those of before the deletion.
+        """
+        first = self._index.deletions.remains(scope, 0, _REMAINS_AT_ONCE)
+        if not first:
+            raise NotFound("Nothing of it was deleted, or all of it was stored again or collected")
+        return self._restored(scope, first)
+
+    def _restored(self, scope: Scope, found: Sequence[Remains]) -> Iterator[Receipt | GatewayError]:
+        while found:
+            for remains in found:
+                try:
+                    yield self._restore(remains)
+                except GatewayError as error:
+                    if error.retryable:
+                        raise
+                    yield error
+            found = self._index.deletions.remains(scope, found[-1].number, _REMAINS_AT_ONCE)
+
+    def _restore(self, remains: Remains) -> Receipt:
+        """Store an object that lost its row by the way of every other, once its bytes are known to be unchanged. What
+        policies wanted with it was done when it came.
+        """
+        uid = remains.scope.sop_instance_uid
+        try:
+            blob = self._objects.open(remains.key)
+        except NotFound as error:
+            raise CorruptObject("The object of a deleted instance is missing", uid=uid) from error
+        with blob, self.spool() as spool:
+            for start in range(0, blob.size_bytes, CHUNK_BYTES):
+                spool.write(blob.read(start, min(blob.size_bytes, start + CHUNK_BYTES)))
+            said = parts_of(remains.key)
+            if said is None or spool.digest != said.digest:
+                raise CorruptObject("The object of a deleted instance is damaged", uid=uid)
+            provenance = provenance_of(self._objects.stat(remains.key))
+            return self.adopt(spool, replace(provenance, source=remains.source))
+
+    def hold(self, scope: Scope) -> None:
+        """Keep a resource from being deleted or replaced, and from being collected where it was. Raises NotFound.
+
+        The journal hears of it before anybody is told, so that it is on hold after a rebuild.
+        """
+        if self._index.extent(scope) is None and not self._index.deletions.remains(scope, 0, 1):
+            self._raise_absent(scope)
+        self._journal.held(self._index.deletions.hold(scope))
+
+    def release(self, scope: Scope) -> None:
+        """End a hold. Raises NotFound when there is none on this very resource. Asking again finishes one that was cut
+        off.
+        """
+        held = next((one for one in self.holds() if one.scope == scope), None)
+        if held is None:
+            raise NotFound("There is no hold on this resource")
+        self._journal.released(held)
+        self._index.deletions.release(scope)
+
+    def holds(self) -> Sequence[Hold]:
+        """All holds, the oldest first."""
+        return self._index.deletions.holds()
+
+    def deletions(self, after: int, limit: int) -> Sequence[Deletion]:
+        """What was deleted, behind a number."""
+        return self._index.deletions.listed(after, limit)
+
+    def collect(self, grace_days: float) -> Collected:
+        """Remove some of the objects whose instances were deleted longer ago than the grace period.
+
+        Any number may do it at once, and be killed at any moment. An object that a row refers to is never removed, nor
+        one on hold: see ``storage.index.tombstones``.
+        """
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(days=grace_days)
+        looked_at = self._index.deletions.spend(before, _COLLECTED_AT_ONCE)
+        keys = self._index.deletions.spent(_COLLECTED_AT_ONCE)
+        if not keys:
+            return Collected(has_more=looked_at > 0)
+        sizes = [self._remove(key) for key, _ in keys]
+        self._index.deletions.collected(keys)
+        return Collected(sum(size > 0 for size in sizes), sum(sizes), has_more=True)
+
+    def _remove(self, key: str) -> int:
+        """Remove an object whose key was given up; its bytes, 0 where it was gone already."""
+        try:
+            size_bytes = self._objects.size_bytes(key)
+        except NotFound:
+            return 0
+        self._objects.delete(key)
+        return size_bytes
+
+    def sweep(self) -> int:
+        """Remove what stores that were cut off more than a day ago have left; returns how many files (R12)."""
+        return sweep(self._objects.spool_directory, idle_seconds=_ABANDONED_SECONDS)
 
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """The change feed behind a sequence number (R11)."""
@@ -316,7 +611,7 @@ class Archive:
         """Touch the index, for readiness. Raises StorageUnavailable."""
         self._index.changes(1 << 62, 1)
 
-    def _raise_absent(self, scope: Scope) -> None:
+    def _raise_absent(self, scope: Scope) -> NoReturn:
         uid = scope.sop_instance_uid or scope.series_instance_uid or scope.study_instance_uid
         raise (Gone if self._index.is_deleted(scope) else NotFound)(uid=uid)
 
@@ -324,6 +619,10 @@ class Archive:
         """Finish what is queued and let go of index and store."""
         self.ledger.close()
         self._index.close()
+
+
+def _reception(spool: Spool, data_set: DataSet, source: Source) -> Reception:
+    return reception_of(spool.announcement, source, data_set.json, spool.size_bytes)
 
 
 def _chain(first: Document | None, rest: Iterator[Document]) -> Iterator[Document]:

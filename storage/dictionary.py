@@ -81,6 +81,16 @@ def uid_name(uid: str) -> str:
     return "" if row is None else row[0]
 
 
+@cache
+def _uids_by_keyword() -> Mapping[str, str]:
+    return {row[4]: uid for uid, row in _uids().items() if row[4]}
+
+
+def uid_of(keyword: str) -> str:
+    """The UID that the standard gives a keyword, such as CTImageStorage; empty for a word that is none. PS3.6 §A"""
+    return _uids_by_keyword().get(keyword, "")
+
+
 def keyword_path(path: str) -> str:
     """The keywords of a tag, or of tags joined by a dot; a tag without one stands for itself. PS3.18 §8.3.4.1"""
     return ".".join(keyword_of(int(tag, 16)) or tag for tag in path.split("."))

@@ -14,10 +14,12 @@ from storage.errors import CorruptObject, NotDicom, UnsupportedTransferSyntax
 from storage.filemeta import MAXIMUM_FILE_META_BYTES, PREAMBLE_BYTES, Announcement, canonical_header, read_file_meta
 from storage.frames import Peek, frame_table
 from storage.keys import KeyParts, instance_key, parts_of
-from storage.model import Entry, Instance, Source
+from storage.model import Coerced, Entry, Instance, Source
 from storage.spool import Buffer
 from storage.uids import TransferSyntax, checked_uid, is_uid, transfer_syntax
 
+ORIGINAL_ATTRIBUTES = "04000561"
+_SAID_OF_COERCION = ("04000562", "04000564")
 _STUDY, _SERIES, _SOP_INSTANCE, _SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
 
 
@@ -62,10 +64,12 @@ def entry_of(
     header_bytes: int,
     object_bytes: int,
     peek: Peek,
+    received_digest: str = "",
 ) -> tuple[Entry, str]:
     """Everything the index keeps of an instance, and a warning about its frames.
 
-    digest: of the Data Set. header_bytes: what stands before it in the object. peek: reads a few bytes of the Data Set.
+    digest: of the Data Set; received_digest: of what came, if that was coerced. header_bytes: what stands before it in
+    the object. peek: reads a few bytes of the Data Set.
     """
     table, warning = frame_table(data_set, syntax, peek)
     instance = Instance(
@@ -81,7 +85,16 @@ def entry_of(
         number_of_frames=table.number_of_frames,
     )
     metadata = pack_metadata(data_set.json, syntax.uid)
-    return Entry(instance, level_attributes(data_set.json), metadata, table.encoded, data_set.bulk, source), warning
+    coerced = _coerced(data_set, received_digest) if received_digest else None
+    attributes = level_attributes(data_set.json)
+    return Entry(instance, attributes, metadata, table.encoded, data_set.bulk, source, coerced), warning
+
+
+def _coerced(data_set: DataSet, received_digest: str) -> Coerced | None:
+    """How a Data Set was coerced, as it says itself in the last item of Original Attributes Sequence."""
+    items = data_set.json.get(ORIGINAL_ATTRIBUTES, {}).get("Value") or [{}]
+    when, who = (str((items[-1].get(tag, {}).get("Value") or [""])[0]) for tag in _SAID_OF_COERCION)
+    return Coerced(received_digest, when, who) if when else None
 
 
 def own_header(content: Buffer) -> tuple[Announcement, int] | None:
@@ -96,7 +109,15 @@ def own_header(content: Buffer) -> tuple[Announcement, int] | None:
     return found
 
 
-def entry_of_object(key: str, content: Buffer, source: Source, announcement: Announcement, offset: int) -> Entry:
+def entry_of_object(
+    key: str,
+    content: Buffer,
+    source: Source,
+    announcement: Announcement,
+    offset: int,
+    *,
+    received_digest: str = "",
+) -> Entry:
     """The entry of an object that lies in the store under a key: what a store made of the same bytes.
 
     content: the whole object, its Data Set at ``offset``. The digest is believed, as the key has it. Raises NotDicom,
@@ -118,6 +139,7 @@ def entry_of_object(key: str, content: Buffer, source: Source, announcement: Ann
         header_bytes=offset,
         object_bytes=len(content),
         peek=lambda start, end: bytes(content[offset + start : offset + end]),
+        received_digest=received_digest,
     )
     if announcement != Announcement(identity.sop_class_uid, identity.sop_instance_uid, syntax.uid):
         raise CorruptObject("The header of the object is that of another instance", uid=said.sop_instance_uid)

@@ -51,7 +51,8 @@ class Source:
 class Instance:
     """A SOP Instance as it is kept: identity, encoding and where its bytes are.
 
-    digest: SHA-256 (hex) of the Data Set bytes as received. key: object key, never derived again.
+    digest: SHA-256 (hex) of the Data Set bytes, as received but for coerced elements. key: object key, never derived
+    again.
     data_set_offset: where the Data Set starts in the object; what lies before is ours. size_bytes: whole object.
     number_of_frames: 0 when there are no pixels.
     """
@@ -86,13 +87,58 @@ class BulkValue:
 
 
 @dataclass(frozen=True, slots=True)
+class Coerced:
+    """That a Data Set is not kept as it came. digest: SHA-256 (hex) of the bytes that came. changed_at: when they were
+    changed first, as a DICOM DT. given_by: the AE title they came from then, if any. Both are said in the Data Set.
+    """
+
+    digest: str
+    changed_at: str
+    given_by: str = ""
+
+
+class Conflict(enum.Enum):
+    """What becomes of other bytes under a SOP Instance UID that is there (R5).
+
+    KEEP_FIRST: the first stays current, the other is kept beside it. REPLACE: the other becomes current, the first is
+    kept beside it. REJECT: the other is refused.
+    """
+
+    KEEP_FIRST = "keep-first"
+    REPLACE = "replace"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How much may be kept in a day (UTC) of all that one rule is for (H32). name: of the rule. None is no limit."""
+
+    name: str
+    instances_per_day: int | None = None
+    bytes_per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms an entry is taken in. is_received: it has come now; False for a version that was here before."""
+
+    conflict: Conflict = Conflict.KEEP_FIRST
+    quota: Quota | None = None
+    is_received: bool = True
+
+
+ON_DEFAULT_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """All that the index keeps of one instance; made once, at ingest (D5).
 
     attributes: for PATIENT, STUDY, SERIES and INSTANCE the elements of the attribute table that the Data Set holds,
     in the DICOM JSON Model, by eight-digit tag. metadata: the compressed DICOM JSON of the whole instance, see
     ``storage.dicomjson``. frame_table: see ``storage.frames``; empty without pixels. bulk: places of the values
-    that metadata only refers to, by path (``7FE00010`` or ``00400555/0/0040A123``).
+    that metadata only refers to, by path (``7FE00010`` or ``00400555/0/0040A123``). coerced: what it was before, where
+    elements were changed on the way in.
     """
 
     instance: Instance
@@ -101,6 +147,7 @@ class Entry:
     frame_table: bytes
     bulk: Mapping[str, BulkValue]
     source: Source
+    coerced: Coerced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +167,7 @@ class Outcome(enum.Enum):
     DUPLICATE = "duplicate"
     VARIANT = "variant"
     CONFLICT = "conflict"
+    REPLACED = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +175,39 @@ class Receipt:
     """The archive's word that an instance is durable: object and row are both on disk.
 
     instance: the one that is current, which on CONFLICT and VARIANT is the one that came first.
-    warnings: deviations that were accepted and recorded (D11), as constant phrases.
+    warnings: deviations that were accepted and recorded (D11), as constant phrases. replaced: what was current before,
+    on REPLACED. original_attributes: the item of Original Attributes Sequence that says what was coerced, in the DICOM
+    JSON Model; None where the Data Set is kept as it came.
     """
 
     outcome: Outcome
     instance: Instance
     warnings: tuple[str, ...] = ()
+    replaced: Instance | None = None
+    original_attributes: JsonElement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One of the Data Sets that came under a SOP Instance UID; none is ever overwritten (R5).
+
+    outcome: "current" for the one that is served, else why another one is. received_at: when it first came, ISO 8601.
+    """
+
+    outcome: str
+    instance: Instance
+    received_at: str
+    last_received_at: str
+    receive_count: int
+    source: Source
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the one that is served."""
+        return self.outcome == CURRENT
+
+
+CURRENT = "current"
 
 
 SERIES_STABLE, STUDY_STABLE = "series-stable", "study-stable"
@@ -223,21 +298,29 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a resource is. objects: those of instances, and of what came later under their UIDs (R5)."""
+
+    series: int
+    instances: int
+    objects: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Burial:
     """One deletion of a resource: what it took away.
 
-    deleted_at: ISO 8601 in UTC. buried: each resource that went with it, and the key of its object; empty for a study
-    or series. An instance stands there once for each object that was kept of it.
+    deleted_at: ISO 8601 in UTC; no two deletions have the same. source: who deleted it. extent: how much it was.
+    buried: each resource that went with it, or some of them, and the key of its object; empty for a study or series. An
+    instance stands there once for each object that was kept of it.
     """
 
     scope: Scope
     deleted_at: str
+    source: Source
+    extent: Extent
     buried: tuple[tuple[Scope, str], ...]
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of the objects that lost their rows."""
-        return [key for _, key in self.buried if key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +338,50 @@ class Kept:
     has_document: bool = True
     document: Document | None = None
     attributes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What was deleted at once, when, and by whom (R9).
+
+    number: ascending. kept: objects of it that can still be brought back; what was stored again meanwhile does not
+    count. is_held: some of them are on hold, and are not collected.
+    """
+
+    number: int
+    scope: Scope
+    deleted_at: str
+    source: Source
+    extent: Extent
+    kept: int
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """An object that lost its row and can be brought back: number, ascending as it was stored, and who brought it."""
+
+    number: int
+    scope: Scope
+    key: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A resource that nobody may delete, and since when."""
+
+    scope: Scope
+    held_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Objects that were removed in one step, and their bytes. has_more: there may be more to do."""
+
+    objects: int = 0
+    size_bytes: int = 0
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

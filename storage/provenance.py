@@ -21,10 +21,13 @@ UNKNOWN = Source("unknown")
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """received_ns: since 1970; it orders objects as they came."""
+    """received_ns: since 1970; it orders objects as they came. received_digest: of the Data Set as it came, where
+    elements of it were coerced.
+    """
 
     received_ns: int
     source: Source
+    received_digest: str = ""
 
     @property
     def received_at(self) -> str:
@@ -35,7 +38,8 @@ class Provenance:
 def label_of(provenance: Provenance) -> bytes:
     """The label of an object: short, so that a file system keeps it where the file itself is described."""
     source = provenance.source
-    return orjson.dumps([provenance.received_ns, source.door, source.calling_ae, source.address])
+    said = [provenance.received_ns, source.door, source.calling_ae, source.address]
+    return orjson.dumps([*said, provenance.received_digest] if provenance.received_digest else said)
 
 
 def provenance_of(stat: Stat) -> Provenance:
@@ -44,10 +48,10 @@ def provenance_of(stat: Stat) -> Provenance:
     said: Any = None
     with contextlib.suppress(ValueError):
         said = orjson.loads(label)
-    is_whole = isinstance(said, list) and len(said) == 4 and all(isinstance(text, str) for text in said[1:])
+    is_whole = isinstance(said, list) and len(said) in (4, 5) and all(isinstance(text, str) for text in said[1:])
     if not is_whole or not isinstance(said[0], int) or not 0 <= said[0] < 1 << 63:
         return Provenance(modified_ns, UNKNOWN)
-    return Provenance(said[0], Source(*said[1:]))
+    return Provenance(said[0], Source(*said[1:4]), *said[4:])
 
 
 def iso_time(since_1970_ns: int) -> str:

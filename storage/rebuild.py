@@ -23,8 +23,8 @@ from storage.errors import CorruptObject, GatewayError, NotFound, StorageUnavail
 from storage.index.base import Index, IndexUpkeep
 from storage.index.sqlite import Connection, Error, connect
 from storage.journal import Journal, JournalEntry, Kind
-from storage.keys import INSTANCES, JOURNAL, parts_of
-from storage.model import Burial, Entry
+from storage.keys import INSTANCES, JOURNAL, parts_of, turn_of
+from storage.model import Burial, Entry, Extent, Hold, Scope, Source
 from storage.objects.base import ObjectStore
 from storage.provenance import provenance_of
 from storage.upkeep import digest_of
@@ -32,16 +32,20 @@ from storage.upkeep import digest_of
 AT_ONCE = 200
 THREADS = 2
 _PENDING_AT_ONCE = 1000
-_OBJECT, _DELETION = 0, 1
+_OBJECT, _DELETION, _REPLACEMENT = 0, 1, 2
 
 _TABLES = """
 CREATE TABLE object (key TEXT PRIMARY KEY, sop_instance_uid TEXT NOT NULL, received_ns INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE deletion (key TEXT PRIMARY KEY, until_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE deletion (key TEXT PRIMARY KEY, name TEXT NOT NULL, until_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE held (name TEXT PRIMARY KEY, at TEXT NOT NULL, scope TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE released (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE later (key TEXT PRIMARY KEY, first TEXT NOT NULL, turn INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (key TEXT, deleted_at TEXT, until_ns INTEGER NOT NULL, PRIMARY KEY (key, deleted_at)) WITHOUT ROWID;
 CREATE TABLE restored (key TEXT, deleted_at TEXT, moment_ns INTEGER NOT NULL, PRIMARY KEY (key, deleted_at))
     WITHOUT ROWID;
 CREATE TABLE pinned (sop_instance_uid TEXT PRIMARY KEY, at TEXT NOT NULL, key TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE gone (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE replaced (key TEXT, at_ns INTEGER, PRIMARY KEY (key, at_ns)) WITHOUT ROWID;
+CREATE TABLE taken (key TEXT, deleted_at TEXT, PRIMARY KEY (key, deleted_at)) WITHOUT ROWID;
 CREATE TABLE event (place INTEGER PRIMARY KEY, kind INTEGER NOT NULL, key TEXT NOT NULL)
 """
 _DEAD = "INSERT INTO dead VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until_ns = max(until_ns, excluded.until_ns)"
@@ -49,13 +53,19 @@ _PIN = (
     "INSERT INTO pinned VALUES (?, ?, ?) ON CONFLICT (sop_instance_uid) DO UPDATE SET at = excluded.at, "
     "key = excluded.key WHERE excluded.at >= pinned.at"
 )
+# Where the same bytes have a later key the earlier ones were given up, whatever is there still.
+_FORGET_GIVEN_UP = (
+    "DELETE FROM object WHERE key IN (SELECT first FROM later UNION ALL SELECT earlier.key FROM later AS earlier "
+    "JOIN later ON later.first = earlier.first WHERE later.turn > earlier.turn)"
+)
 # An object that came after the deletion was over is another one, sent again when the first had been collected.
-_FIND_GONE = (
-    "INSERT INTO gone SELECT DISTINCT object.key FROM object JOIN dead ON dead.key = object.key "
+_FIND_TAKEN = (
+    "INSERT INTO taken SELECT object.key, dead.deleted_at FROM object JOIN dead ON dead.key = object.key "
     "LEFT JOIN restored ON restored.key = dead.key AND restored.deleted_at = dead.deleted_at "
     "WHERE restored.key IS NULL AND object.received_ns <= dead.until_ns"
 )
-# The version that is current comes when the first of its instance came; what was restored comes once more.
+# The version that is current comes when the first of its instance came, unless it took the place of that, which is an
+# event of its own; what was restored comes once more.
 _ORDER = f"""
 INSERT INTO event (kind, key) SELECT kind, key FROM (
     SELECT {_OBJECT} AS kind, object.key AS key, pinned.key IS NULL AS rank,
@@ -64,7 +74,8 @@ INSERT INTO event (kind, key) SELECT kind, key FROM (
         END AS at
     FROM object LEFT JOIN pinned ON pinned.key = object.key
     UNION ALL SELECT {_OBJECT}, object.key, 1, restored.moment_ns FROM restored JOIN object ON object.key = restored.key
-    UNION ALL SELECT {_DELETION}, key, 0, until_ns FROM deletion
+    UNION ALL SELECT {_DELETION}, min(key), 0, max(until_ns) FROM deletion GROUP BY name
+    UNION ALL SELECT {_REPLACEMENT}, replaced.key, 0, at_ns FROM replaced JOIN object ON object.key = replaced.key
 ) ORDER BY at, kind, rank, key
 """  # noqa: S608 - constants
 
@@ -105,7 +116,7 @@ class Plan:
         refused: list[Refusal] = []
         write = self._connection.execute
         write("BEGIN")
-        self._connection.executemany("INSERT INTO object VALUES (?, ?, ?)", _received(objects))
+        self._connection.executemany("INSERT INTO object VALUES (?, ?, ?)", self._received(objects))
         journal = Journal(objects)
         for key in objects.keys(JOURNAL):
             try:
@@ -113,7 +124,10 @@ class Plan:
             except (CorruptObject, NotFound) as error:
                 refused.append(Refusal(key, error.reason))
         write("CREATE INDEX object_by_uid ON object (sop_instance_uid)")
-        write(_FIND_GONE)
+        write("CREATE INDEX later_by_first ON later (first)")
+        write("CREATE INDEX deletion_by_name ON deletion (name)")
+        write(_FORGET_GIVEN_UP)
+        write(_FIND_TAKEN)
         write(_ORDER)
         write("CREATE INDEX event_by_key ON event (key)")
         write("COMMIT")
@@ -121,15 +135,52 @@ class Plan:
 
     def _note(self, entry: JournalEntry) -> None:
         write = self._connection.execute
+        name = orjson.dumps([entry.at, *_uids(entry.scope)]).decode()
         if entry.kind is Kind.DELETED:
-            write("INSERT INTO deletion VALUES (?, ?)", (entry.key, entry.moment_ns))
+            write("INSERT INTO deletion VALUES (?, ?, ?)", (entry.key, name, entry.moment_ns))
+        elif entry.kind is Kind.HELD:
+            scope = orjson.dumps(_uids(entry.scope)).decode()
+            write("INSERT INTO held VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (name, entry.at, scope))
+        elif entry.kind is Kind.RELEASED:
+            write("INSERT INTO released VALUES (?) ON CONFLICT DO NOTHING", (name,))
         for key in entry.keys:
+            self._note_key(key)
             if entry.kind is Kind.DELETED:
                 write(_DEAD, (key, entry.at, entry.moment_ns))
             elif entry.kind is Kind.RESTORED:
                 write("INSERT INTO restored VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (key, entry.at, entry.moment_ns))
+            elif entry.kind is Kind.REPLACED:
+                write("INSERT INTO replaced VALUES (?, ?) ON CONFLICT DO NOTHING", (key, entry.moment_ns))
             else:
                 write(_PIN, (entry.scope.sop_instance_uid, entry.at, key))
+
+    def _note_key(self, key: str) -> None:
+        first, turn = turn_of(key)
+        if turn > 1:
+            self._connection.execute("INSERT INTO later VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (key, first, turn))
+
+    def _received(self, objects: ObjectStore) -> Iterator[tuple[str, str, int]]:
+        for key in objects.keys(INSTANCES):
+            with contextlib.suppress(NotFound):  # somebody has taken it away just now
+                parts = parts_of(key)
+                assert parts is not None, "an object has a key"
+                self._note_key(key)
+                yield key, parts.sop_instance_uid, provenance_of(objects.stat(key)).received_ns
+
+    def entries_of(self, key: str) -> list[str]:
+        """The keys of all entries that say the same deletion as one of them does."""
+        text = "SELECT key FROM deletion WHERE name = (SELECT name FROM deletion WHERE key = ?) ORDER BY key"
+        return [one for (one,) in self._connection.execute(text, (key,)).fetchall()]
+
+    def without_object(self, keys: Sequence[str]) -> set[str]:
+        """Those of some keys under which nothing lies, or nothing that is to be looked for."""
+        text = "SELECT EXISTS (SELECT 1 FROM object WHERE key = ?)"
+        return {key for key in keys if not self._connection.execute(text, (key,)).fetchone()[0]}
+
+    def holds(self) -> list[Hold]:
+        """What is on hold."""
+        text = "SELECT at, scope FROM held WHERE name NOT IN (SELECT name FROM released) ORDER BY at, scope"
+        return [Hold(Scope(*orjson.loads(scope)), at) for at, scope in self._connection.execute(text).fetchall()]
 
     def fingerprint(self) -> str:
         """The same for the same events in the same order, and for no others."""
@@ -143,29 +194,32 @@ class Plan:
         (last,) = self._connection.execute("SELECT coalesce(max(place), 0) FROM event").fetchone()
         return int(last)
 
-    def behind(self, place: int) -> tuple[int, bool, list[str]]:
-        """The next events: up to which place, whether it is a deletion, and their keys; no keys at the end."""
+    def behind(self, place: int) -> tuple[int, int, list[str]]:
+        """The next events: up to which place, of which kind, and their keys; no keys at the end. Objects come several
+        at once, anything else alone.
+        """
         rows = self._connection.execute(
             "SELECT place, kind, key FROM event WHERE place > ? ORDER BY place LIMIT ?", (place, AT_ONCE)
         ).fetchall()
-        if rows and rows[0][1] == _DELETION:
-            return rows[0][0], True, [rows[0][2]]
+        if rows and rows[0][1] != _OBJECT:
+            return rows[0][0], rows[0][1], [rows[0][2]]
         keys = []
         for at, kind, key in rows:
-            if kind == _DELETION:
+            if kind != _OBJECT:
                 break
             place = at
             keys.append(key)
-        return place, False, keys
+        return place, _OBJECT, keys
 
-    def left_behind(self, keys: Sequence[str], place: int) -> list[str]:
-        """Those of some keys that are not deleted in the end and do not come once more behind a place, in the order in
-        which their objects came.
+    def left_behind(self, keys: Sequence[str], deleted_at: str, place: int) -> list[str]:
+        """Those of some keys that a deletion of that time did not take and that do not come once more behind its place,
+        in the order in which their objects came.
         """
         text = (
-            "SELECT min(place), max(place) FROM event WHERE key = ? AND key NOT IN (SELECT key FROM gone WHERE key = ?)"
+            f"SELECT min(place), max(place) FROM event WHERE key = ? AND kind = {_OBJECT} "  # noqa: S608 - constants
+            "AND NOT EXISTS (SELECT 1 FROM taken WHERE taken.key = event.key AND taken.deleted_at = ?)"
         )
-        found = [(*self._connection.execute(text, (key, key)).fetchone(), key) for key in keys]
+        found = [(*self._connection.execute(text, (key, deleted_at)).fetchone(), key) for key in keys]
         return [key for first, last, key in sorted(one for one in found if one[0]) if last < place]
 
     def close(self) -> None:
@@ -173,12 +227,8 @@ class Plan:
         self._connection.close()
 
 
-def _received(objects: ObjectStore) -> Iterator[tuple[str, str, int]]:
-    for key in objects.keys(INSTANCES):
-        with contextlib.suppress(NotFound):  # somebody has taken it away just now
-            parts = parts_of(key)
-            assert parts is not None, "an object has a key"
-            yield key, parts.sop_instance_uid, provenance_of(objects.stat(key)).received_ns
+def _uids(scope: Scope) -> list[str]:
+    return [scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid]
 
 
 @dataclass(slots=True)
@@ -255,11 +305,13 @@ class Rebuild:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="rebuild") as threads:
             ahead = self._read_ahead(threads, self._place.done)
             while ahead.keys:
-                place, is_deletion, keys = ahead.place, ahead.is_deletion, ahead.keys
+                place, kind, keys = ahead.place, ahead.kind, ahead.keys
                 read = [one.result() for one in ahead.entries]
                 ahead = self._read_ahead(threads, place)
-                if is_deletion:
+                if kind == _DELETION:
                     refused = self._delete_again(rows, keys[0], place)
+                elif kind == _REPLACEMENT:
+                    refused = self._replace_again(rows, read[0])
                 else:
                     refused = self._store_again(rows, read, is_first=is_first)
                     is_first = False
@@ -267,10 +319,12 @@ class Rebuild:
                 self._place.refused += len(refused)
                 self._place.save()
                 yield Rebuilt(place, last, len(keys), refused)
+        rows.put_holds(self._plan.holds())  # last, as a hold lets nothing be replaced
 
     def _read_ahead(self, threads: ThreadPoolExecutor, place: int) -> _Ahead:
-        to, is_deletion, keys = self._plan.behind(place)
-        return _Ahead(to, is_deletion, keys, [] if is_deletion else [threads.submit(self._read, key) for key in keys])
+        to, kind, keys = self._plan.behind(place)
+        read = [] if kind == _DELETION else [threads.submit(self._read, key) for key in keys]
+        return _Ahead(to, kind, keys, read)
 
     def _store_again(self, rows: IndexUpkeep, read: Sequence[_Read], *, is_first: bool) -> list[Refusal]:
         if is_first:  # the last one may have been stopped before it wrote down how far it was
@@ -281,18 +335,35 @@ class Rebuild:
         rows.load([(one.entry, one.received_at) for one in read if one.entry is not None])
         return [Refusal(one.key, one.reason) for one in read if one.entry is None]
 
+    @staticmethod
+    def _replace_again(rows: IndexUpkeep, read: _Read) -> list[Refusal]:
+        """Let a version take the place of another, which does nothing when it has it already."""
+        if read.entry is None:
+            return [Refusal(read.key, read.reason)]
+        rows.make_current(read.entry, read.received_at)
+        return []
+
     def _delete_again(self, rows: IndexUpkeep, key: str, place: int) -> list[Refusal]:
         """Delete what a deletion took, and put back what came when it was over, though its object lay there before."""
-        entry = Journal(self._objects).read(key)
-        waiting = [*self._place.waiting, *rows.keys_under(entry.scope)]
-        self._place.waiting = self._plan.left_behind(sorted(set(waiting)), place)
+        burial = self._burial(key)
+        waiting = [*self._place.waiting, *rows.keys_under(burial.scope)]
+        self._place.waiting = self._plan.left_behind(sorted(set(waiting)), burial.deleted_at, place)
         self._place.save()
-        rows.bury(Burial(entry.scope, entry.at, entry.buried))
+        rows.bury(burial, self._plan.without_object([one for _, one in burial.buried if one]))
         refused = []
         for start in range(0, len(self._place.waiting), AT_ONCE):
             read = [self._read(one) for one in self._place.waiting[start : start + AT_ONCE]]
             refused += self._store_again(rows, read, is_first=True)
         return refused
+
+    def _burial(self, key: str) -> Burial:
+        """A deletion, of all the entries that say it."""
+        journal = Journal(self._objects)
+        entries = [journal.read(one) for one in self._plan.entries_of(key)]
+        first = entries[0]
+        buried = tuple(dict.fromkeys(one for entry in entries for one in entry.buried))
+        extent = first.extent or _extent_of(buried)
+        return Burial(first.scope, first.at, first.source or Source(""), extent, buried)
 
     def _read(self, key: str) -> _Read:
         """The entry of an object, or why it has none."""
@@ -305,7 +376,9 @@ class Rebuild:
                 parts = parts_of(key)
                 if self._with_digests and (parts is None or digest_of(blob, own[1]) != parts.digest):
                     return _Read(key, None, "", "The object is damaged")
-                entry = entry_of_object(key, content, provenance.source, *own)
+                entry = entry_of_object(
+                    key, content, provenance.source, *own, received_digest=provenance.received_digest
+                )
         except GatewayError as error:
             return _Read(key, None, "", error.reason, is_unavailable=isinstance(error, StorageUnavailable))
         return _Read(key, entry, provenance.received_at)
@@ -317,6 +390,12 @@ class Rebuild:
     def close(self) -> None:
         """Let go of the plan."""
         self._plan.close()
+
+
+def _extent_of(buried: Sequence[tuple[Scope, str]]) -> Extent:
+    """How much was deleted, as far as it is known by the tombstones: without its bytes."""
+    objects = [scope for scope, key in buried if key]
+    return Extent(len({(*_uids(one)[:2],) for one in objects}), len(set(objects)), len(objects), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +410,7 @@ class _Read:
 @dataclass(frozen=True, slots=True)
 class _Ahead:
     place: int
-    is_deletion: bool
+    kind: int
     keys: list[str]
     entries: list[Future[_Read]]
 

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from gateway import settings
 from gateway.dicomweb import responses
 from gateway.dimse import status
-from storage import errors
+from storage import errors, reception
+from storage.policy import read_policies
 from tests.fix_servers import command_environment, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,8 +102,23 @@ def test_the_searches_of_the_readme_find_what_it_says(start_gateway):
     assert len(json.loads(instances)) == 3
 
 
+def test_the_examples_of_policies_are_understood():
+    text = (ROOT / "docs" / "policies.md").read_text("utf-8")
+    (rules,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(read_policies(tomllib.loads(rules)["archive"]["policies"]).rules) == 4
+    (hook,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(compile(hook, "docs/policies.md", "exec", dont_inherit=True), names)
+    announced = reception.Announcement("1.2", "1.3", "1.4")
+    asked = reception.reception_of(announced, reception.Source("dimse", "B2_CT"), {}, 100)
+    assert names["on_receive"](asked) == reception.Accept()
+    (readme,) = re.findall(r"^## Policies\n.*?```toml\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    assert len(read_policies(tomllib.loads(readme)["archive"]["policies"]).rules) == 2
+
+
 @pytest.mark.parametrize(
-    "name", ["README.md", "gateway/README.md", "storage/README.md", "CHANGELOG.md", "docs/operations.md"]
+    "name",
+    ["README.md", "gateway/README.md", "storage/README.md", "CHANGELOG.md", "docs/operations.md", "docs/policies.md"],
 )
 def test_links_of_a_document_lead_to_files(name):
     path = ROOT / name
@@ -158,3 +175,41 @@ def test_every_test_that_the_conformance_tables_name_exists_and_every_rule_has_o
     assert len(named) > 60
     assert [rule for rule, tests in named.items() if not tests] == []
     assert {test for tests in named.values() for test in tests} - existing == set()
+
+
+def test_every_rule_of_policies_has_its_tests_and_all_of_them_exist():
+    text = (
+        (ROOT / "docs" / "conformance.md")
+        .read_text("utf-8")
+        .partition("# Conformance of storing: policies")[2]
+        .partition("\n# ")[0]
+    )
+    rows = re.findall(r"^\| ([RSFH]T?\d+)(?: F12)? \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert list(listed) == ["R4", "R5", "ST2", "ST10", "F8", "F9", "H32"]
+    found = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))
+    }
+    assert set().union(*listed.values()) <= found
+    assert all(listed.values())
+
+
+def test_every_rule_of_deletions_has_its_tests_and_all_of_them_exist():
+    text = (
+        (ROOT / "docs" / "conformance.md")
+        .read_text("utf-8")
+        .partition("# Conformance of deleting")[2]
+        .partition("\n# ")[0]
+    )
+    rows = re.findall(r"^\| ([A-Z]+\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert {"K5", "R3", "R9", "R12", "H22", "H31"} <= listed.keys()
+    assert all(listed.values())
+    found = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"^ *def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert set().union(*listed.values()) - found == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 
 import orjson
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 ROOT = "/dicomweb"
 ALIAS = "/dicom-web"
 RETRY_SECONDS = 10
+_DAY_SECONDS = 86_400
 _NAMES = ("study", "series", "instance")
 _ENTITY_TAG = re.compile(r'\*|(?:W/)?"[^"]*"')
 NO_SNIFF = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -39,12 +41,15 @@ STATUS: Mapping[type[errors.GatewayError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.NotFound: 404,
     errors.Gone: 410,
+    errors.OnHold: 409,
     errors.NotAcceptable: 406,
     errors.Undecodable: 422,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
+    errors.RateLimited: 429,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
+    errors.PolicyFailed: 500,
     errors.CorruptObject: 500,
 }
 
@@ -52,6 +57,15 @@ STATUS: Mapping[type[errors.GatewayError], int] = {
 def status_of(error: BaseException) -> int:
     """The status of the nearest class in the table; 500 for anything that is no error of ours, a bug."""
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def retry_seconds(error: BaseException) -> int:
+    """When it is worth trying again: quotas are of a day (UTC)."""
+    if isinstance(error, errors.QuotaExceeded):
+        return _DAY_SECONDS - int(time.time()) % _DAY_SECONDS
+    if isinstance(error, errors.RateLimited):
+        return error.seconds
+    return RETRY_SECONDS
 
 
 def error_response(_: Request, error: Exception) -> Response:
@@ -67,8 +81,8 @@ def error_response(_: Request, error: Exception) -> Response:
         logger.error("http.failed", extra={"error": type(error).__name__}, exc_info=None if known else error)
     body = {"error": type(error).__name__ if known else "Internal", **_reason(error)}
     headers = dict(NO_SNIFF)
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_SECONDS)
+    if status in (429, 503):
+        headers["Retry-After"] = str(retry_seconds(error))
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 

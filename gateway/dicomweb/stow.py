@@ -33,7 +33,7 @@ from gateway.dicomweb.media_types import (
     parse_media_type,
 )
 from gateway.dicomweb.multipart import Event, Mark, MultipartParser, PartBegins, boundary_of
-from gateway.dicomweb.responses import NO_SNIFF, RETRY_SECONDS, base_url, path_scope, resource_url, status_of
+from gateway.dicomweb.responses import NO_SNIFF, base_url, path_scope, resource_url, retry_seconds, status_of
 from gateway.dicomweb.submission import Draft, Submission
 from gateway.http import http_settings, in_waiting_thread, session_of
 from gateway.session import Session
@@ -68,7 +68,8 @@ FAILURE_REASONS: Mapping[type[GatewayError], int] = {
     errors.InvalidInstance: 0xA900,
     errors.StudyMismatch: 0xA901,
     errors.TooLarge: 0xA700,
-    errors.InstanceConflict: 0x0111,
+    errors.InstanceConflict: 45070,
+    errors.OnHold: 45070,
     errors.UnsupportedSOPClass: 0x0122,
     errors.UnsupportedTransferSyntax: 0xC122,
     errors.BadRequest: 0xC000,
@@ -86,9 +87,10 @@ _COERCED, _DOES_NOT_MATCH = 0xB000, 0xB007
 def warning_reason(receipt: Receipt) -> int | None:
     """The Warning Reason (0008,1196) of a store that succeeded, if it needs one. PS3.18 §I.2.2
 
-    What was sent is kept, but the instance that came first stays current (R5); or pixels are missing from it.
+    What was sent is kept, but the instance that came first stays current (R5), or elements of it were coerced (S8);
+    or pixels are missing from it.
     """
-    if receipt.outcome is Outcome.CONFLICT:
+    if receipt.outcome is Outcome.CONFLICT or receipt.original_attributes is not None:
         return _COERCED
     return _DOES_NOT_MATCH if PIXELS_MISSING.intersection(receipt.warnings) else None
 
@@ -100,7 +102,9 @@ def failure_reason(error: GatewayError) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an instance was not stored. The UIDs are the ones it announced, both or none. phrase: for people."""
+    """Why an instance was not stored. The UIDs are the ones it announced, both or none. phrase: for people.
+    retry_seconds: until it is worth sending again, where it is.
+    """
 
     error: str
     reason: int
@@ -109,13 +113,17 @@ class Failure:
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     phrase: str = field(default="", compare=False)
+    retry_seconds: int = 0
 
 
 def failure_of(error: GatewayError, spool: Spool | None = None) -> Failure:
     """What is kept of an error: nothing that holds on to the bytes."""
     uids = _announced(spool) if spool is not None else ("", "")
     phrase = f"{error.reason} ({keyword_path(error.tag)})" if error.tag else error.reason
-    return Failure(type(error).__name__, failure_reason(error), status_of(error), error.retryable, *uids, phrase)
+    seconds = retry_seconds(error) if error.retryable else 0
+    return Failure(
+        type(error).__name__, failure_reason(error), status_of(error), error.retryable, *uids, phrase, seconds
+    )
 
 
 def _announced(spool: Spool) -> tuple[str, str]:
@@ -461,6 +469,8 @@ def _referenced_item(receipt: Receipt, base: str) -> dict[str, Any]:
     item["00081190"] = {"vr": "UR", "Value": [resource_url(base, instance.scope)]}
     if (reason := warning_reason(receipt)) is not None:
         item["00081196"] = {"vr": "US", "Value": [reason]}
+    if receipt.original_attributes is not None:
+        item["04000561"] = {"vr": "SQ", "Value": [receipt.original_attributes]}
     return item
 
 
@@ -530,8 +540,9 @@ async def store(request: Request) -> Response:
     _log_failures(outcomes)
     module = store_instances_response(outcomes, base_url(request), study_instance_uid)
     headers = dict(NO_SNIFF)
-    if any(isinstance(outcome, Failure) and outcome.is_retryable for outcome in outcomes):
-        headers["Retry-After"] = str(RETRY_SECONDS)
+    retries = [one.retry_seconds for one in outcomes if isinstance(one, Failure) and one.is_retryable]
+    if retries:
+        headers["Retry-After"] = str(min(retries))
     if warnings := _warnings(outcomes):
         headers["Warning"] = warnings
     body = native_model(module) if answer_type == DICOM_XML else orjson.dumps(module)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from pydicom.uid import UID
 
+from storage.policy import DEFAULT, Policy
 from storage.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -125,21 +126,28 @@ def service_of(abstract_syntax: str) -> Service | None:
     return Service.STORAGE if is_storage else None
 
 
-def negotiate(proposals: Iterable[Proposed]) -> tuple[Result, ...]:
+def negotiate(
+    proposals: Iterable[Proposed], policy: Policy = DEFAULT, received: Collection[str] = ()
+) -> tuple[Result, ...]:
     """Answer each proposal, accepting the first of the sender's transfer syntaxes that is known here.
 
-    The sender lists first what it has, so that nothing is decoded or recompressed on its side (ST10).
+    The sender lists first what it has, so that nothing is decoded or recompressed on its side (ST10). policy: what is
+    taken from this peer. received: SOP Classes of which the peer wants to be the SCP, for C-GET: what it is sent in
+    those contexts is no matter of that policy, and what it sends is refused when it comes.
     """
-    return tuple(_answer(proposed) for proposed in proposals)
+    return tuple(
+        _answer(proposed, DEFAULT if proposed.abstract_syntax in received else policy) for proposed in proposals
+    )
 
 
-def _answer(proposed: Proposed) -> Result:
+def _answer(proposed: Proposed, policy: Policy) -> Result:
     service = service_of(proposed.abstract_syntax)
-    if service is None:
+    is_storage = service is Service.STORAGE
+    if service is None or (is_storage and not policy.takes_class(proposed.abstract_syntax)):
         return Result(proposed.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, proposed.transfer_syntaxes[0])
     taken = SYNTAXES[service]
     for syntax in proposed.transfer_syntaxes:
-        if syntax in taken:
+        if syntax in taken and not (is_storage and not policy.takes_syntax(syntax)):
             context = Context(proposed.context_id, proposed.abstract_syntax, syntax, service)
             return Result(proposed.context_id, ACCEPTED, syntax, context)
     return Result(proposed.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, proposed.transfer_syntaxes[0])

@@ -40,7 +40,7 @@ _HELD_SECONDS = 900
 _SETTLED_AT_ONCE = 20
 _LIMITS = replace(limits_within(60.0), associate_seconds=10.0)
 _WARNINGS = range(0xB000, 0xC000)
-_STORED = "stored"
+_STORED = ("stored", "replaced")
 _INSTANCE_UID = next(one for one in ATTRIBUTES if one.keyword == "SOPInstanceUID")
 
 
@@ -95,7 +95,7 @@ class Forwarder:
         changes = self._session.changes(place, AT_ONCE)
         if not changes:
             return False
-        new = [change.scope for change in changes if change.kind == _STORED and change.scope.sop_instance_uid]
+        new = [change.scope for change in changes if change.kind in _STORED and change.scope.sop_instance_uid]
         outbox.advance(name, place, changes[-1].sequence, self._matching(new), int(self._clock()))
         self._tell()
         return True

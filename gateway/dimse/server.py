@@ -271,7 +271,9 @@ class DimseServer:
         if rejection is not None or actor is None:
             self._reject(connection, rejection or _CALLING_AE)
             return None
-        results = negotiate(proposal.contexts)
+        session = self._sessions(actor)
+        source = Source("dimse", peer.calling_ae, peer.address)
+        results = negotiate(proposal.contexts, session.policy(source), proposal.scp_roles)
         association = Association(connection, results, proposal.maximum_length, limits)
         extended, answered = negotiate_extended(proposal.extended)
         connection.enlarge()
@@ -281,8 +283,6 @@ class DimseServer:
         retrievals = retrieve_scp.RetrieveService(
             limits, peer.calling_ae, extended, roles, self._destinations, self._transcoder
         )
-        source = Source("dimse", peer.calling_ae, peer.address)
-        session = self._sessions(actor)
         commitments = commitment_scp.CommitmentService(session, source, self.reporter, limits.commitment_maximum_bytes)
         account = session.account(source, peer.called_ae)
         return _Conversation(association, session, account, limits, queries, retrievals, commitments)
@@ -414,7 +414,7 @@ class _Conversation:
         name = _NAMES.get(field, "other")
         metrics.DIMSE_REQUESTS.labels(name, f"{reply.status:04X}").inc()
         metrics.DIMSE_SECONDS.labels(name).observe(time.monotonic() - started)
-        if reply.status != SUCCESS:
+        if reply.status != SUCCESS and not reply.is_usual:
             extra = {"command": name, "status": f"{reply.status:04X}", "reason": reply.comment}
             logger.warning("dimse.request.refused", extra=extra)
         if reply.ends_association:

@@ -12,6 +12,7 @@ from storage import errors
 from storage.errors import GatewayError
 
 SUCCESS = 0x0000
+COERCED = 0xB000
 DATA_SET_DOES_NOT_MATCH_SOP_CLASS = 0xB007
 PENDING = 0xFF00
 PENDING_WITHOUT_SOME_KEYS = 0xFF01
@@ -32,6 +33,8 @@ CANNOT_COUNT_MATCHES = 0xA701
 CANNOT_PERFORM_SUB_OPERATIONS = 0xA702
 DESTINATION_UNKNOWN = 0xA801
 SUB_OPERATIONS_INCOMPLETE = 0xB000
+DUPLICATE_INSTANCE = 0x0111
+NOT_AUTHORISED = 0x0124
 DATA_SET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
@@ -45,14 +48,15 @@ class Reply:
     """The final response to a request.
 
     offending_element: a tag. comment: a constant, at most 64 ASCII characters. ends_association: the rest of the
-    message was not received, so nothing can follow. counts: of sub-operations, by element. data_set: what goes with
-    the response.
+    message was not received, so nothing can follow. is_usual: nothing to be told the operator. counts: of
+    sub-operations, by element. data_set: what goes with the response.
     """
 
     status: int
     offending_element: int | None = None
     comment: str = ""
     ends_association: bool = False
+    is_usual: bool = False
     counts: Mapping[Element, int] = field(default_factory=dict)
     data_set: bytes | None = None
 
@@ -73,7 +77,7 @@ STATUSES: dict[type[GatewayError], Row] = {
     errors.IdentityMismatch: Row(DATA_SET_MISMATCH, DATA_SET_MISMATCH),
     errors.StudyMismatch: Row(DATA_SET_MISMATCH, DATA_SET_MISMATCH),
     errors.TooLarge: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
-    errors.InstanceConflict: Row(0x0111, PROCESSING_FAILURE),
+    errors.InstanceConflict: Row(DUPLICATE_INSTANCE, PROCESSING_FAILURE),
     errors.TransactionInUse: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
     errors.UnsupportedSOPClass: Row(SOP_CLASS_NOT_SUPPORTED, SOP_CLASS_NOT_SUPPORTED),
     errors.UnsupportedTransferSyntax: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
@@ -82,13 +86,18 @@ STATUSES: dict[type[GatewayError], Row] = {
     errors.UnsupportedMediaType: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.NotFound: Row(PROCESSING_FAILURE, SUCCESS),
     errors.Gone: Row(PROCESSING_FAILURE, SUCCESS),
+    errors.OnHold: Row(DUPLICATE_INSTANCE, PROCESSING_FAILURE),  # of a store: another version may not replace it
     errors.NotAcceptable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.Undecodable: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
     errors.DecoderFailed: Row(CANNOT_UNDERSTAND, CANNOT_UNDERSTAND),
-    errors.Unauthenticated: Row(0x0124, 0x0124),
-    errors.Forbidden: Row(0x0124, 0x0124),
+    errors.Unauthenticated: Row(NOT_AUTHORISED, NOT_AUTHORISED),
+    errors.Forbidden: Row(NOT_AUTHORISED, NOT_AUTHORISED),
+    errors.RefusedByPolicy: Row(NOT_AUTHORISED, NOT_AUTHORISED),
+    errors.RateLimited: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
     errors.Overloaded: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
+    errors.QuotaExceeded: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
     errors.StorageUnavailable: Row(OUT_OF_RESOURCES, OUT_OF_RESOURCES),
+    errors.PolicyFailed: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
     errors.CorruptObject: Row(PROCESSING_FAILURE, PROCESSING_FAILURE),
 }
 """One row for each class of the error tree. What is retryable is A700, so that modalities send again (ST2)."""

@@ -8,6 +8,7 @@ from gateway.dimse.command import Element
 from gateway.dimse.connection import ConnectionEndedError
 from gateway.dimse.status import (
     CANNOT_UNDERSTAND,
+    COERCED,
     DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
     INVALID_INSTANCE_UID,
     PROCESSING_FAILURE,
@@ -134,5 +135,7 @@ def _receive(
 def _keep(session: Session, spool: Spool, account: Account) -> Reply:
     receipt = session.store(spool, account.source)
     account.note(receipt, spool.size_bytes)
+    if receipt.original_attributes is not None:
+        return Reply(COERCED, comment="Elements were coerced", is_usual=True)
     missing = sorted(PIXELS_MISSING.intersection(receipt.warnings))
     return Reply(DATA_SET_DOES_NOT_MATCH_SOP_CLASS, comment=missing[0]) if missing else Reply(SUCCESS)

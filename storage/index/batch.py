@@ -7,6 +7,7 @@ came. It runs statements on the connection it is given and never commits.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,10 @@ from typing import Any, TypeVar
 import orjson
 
 from storage.attributes import Attribute, by_keyword, table
+from storage.errors import GatewayError
 from storage.forms import search_forms
+from storage.index import quotas, tombstones, versions
+from storage.index.base import OtherKey
 from storage.index.columns import (
     date_order,
     derived_columns,
@@ -28,12 +32,27 @@ from storage.index.columns import (
 from storage.index.engine import Connection
 from storage.index.extended import advance, fall_back, insert_rows, of_table, places, replace_rows
 from storage.index.fragments import attributes_text, read_attributes
-from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
-from storage.model import Burial, Entry, Instance, JsonElement, Level, Outcome, Receipt, Scope, Source
+from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, scope_condition
+from storage.index.versions import ENCODING, RECEIVED
+from storage.model import (
+    ON_DEFAULT_TERMS,
+    Burial,
+    Conflict,
+    Entry,
+    Extent,
+    Instance,
+    JsonElement,
+    Level,
+    Outcome,
+    Receipt,
+    Scope,
+    Source,
+    Terms,
+)
 
 OTHER_PATIENT = "The instance names another patient than the study it belongs to"
 
-STORED, DELETED = "stored", "deleted"
+STORED, REPLACED, DELETED = "stored", "replaced", "deleted"
 _REFILLED_AT_ONCE = 1000
 
 
@@ -65,18 +84,6 @@ STUDY_DERIVED = ("study_order", "attributes", *derived_columns(Level.PATIENT, Le
 SERIES_DERIVED = ("series_order", "attributes", *derived_columns(Level.SERIES))
 _INSTANCE_DERIVED = ("instance_order", "attributes", *derived_columns(Level.INSTANCE))
 
-_ENCODING = (
-    "sop_instance_uid",
-    "sop_class_uid",
-    "transfer_syntax_uid",
-    "digest",
-    "object_key",
-    "size_bytes",
-    "data_set_offset",
-    "number_of_frames",
-)
-_RECEIVED = ("received_at", "last_received_at", "door", "calling_ae", "address")
-
 _GIVING_ID = " RETURNING id"
 _OF_FIRST_INSTANCE = (
     "modalities_in_study",
@@ -90,14 +97,9 @@ _INSERT_SERIES = (
     + _GIVING_ID
 )
 _INSERT_INSTANCE = (
-    _insert("instance", ("series", "has_other_patient", *_ENCODING, *_RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
+    _insert("instance", ("series", "has_other_patient", *ENCODING, *RECEIVED, *_INSTANCE_DERIVED)) + _GIVING_ID
 )
-_INSERT_RIVAL = (
-    _insert("rival", ("outcome", "study_instance_uid", "series_instance_uid", *_ENCODING, *_RECEIVED))
-    + " ON CONFLICT (sop_instance_uid, transfer_syntax_uid, digest) DO UPDATE SET "
-    "last_received_at = excluded.last_received_at, receive_count = rival.receive_count + 1"
-)
-_REWRITE_INSTANCE = _update("instance", (*_ENCODING, *_INSTANCE_DERIVED))
+_REWRITE_INSTANCE = _update("instance", (*ENCODING, *_INSTANCE_DERIVED))
 _REWRITE_DOCUMENT = (
     "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?) ON CONFLICT (instance) DO UPDATE "
     "SET metadata = excluded.metadata, frame_table = excluded.frame_table, bulk = excluded.bulk"
@@ -105,11 +107,22 @@ _REWRITE_DOCUMENT = (
 _UPDATE_STUDY = _update("study", STUDY_DERIVED)
 _UPDATE_SERIES = _update("series", SERIES_DERIVED)
 
-_SELECT_CURRENT = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
+# One row always: whether something was deleted that had this key, and the instance of that UID, if there is one.
+_SELECT_CURRENT = (
+    f"SELECT {tombstones.IS_BURIED}, {INSTANCE_COLUMNS} FROM (SELECT 1 AS one) AS always "  # noqa: S608 - constant names
+    "LEFT JOIN instance ON instance.sop_instance_uid = ? LEFT JOIN series ON instance.series = series.id "
+    "LEFT JOIN study ON series.study = study.id"
+)
 _SELECT_STUDY = (
     "SELECT id, attributes, modalities_in_study, sop_classes_in_study FROM study WHERE study_instance_uid = ?"
 )
 _SELECT_SERIES = "SELECT id, attributes FROM series WHERE study = ? AND series_instance_uid = ?"
+_SELECT_PLACE = f"SELECT instance.id, series.id, study.id FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
+_DELETE_INSTANCE = (
+    "DELETE FROM document WHERE instance = ?",
+    "DELETE FROM thumbnail WHERE instance = ?",
+    "DELETE FROM instance WHERE id = ?",
+)
 _RECEIVED_AGAIN = (
     "UPDATE instance SET last_received_at = ?, receive_count = receive_count + 1 WHERE sop_instance_uid = ?"
 )
@@ -161,6 +174,12 @@ def series_values(attributes: Mapping[str, JsonElement]) -> tuple[Any, ...]:
     """What ``SERIES_DERIVED`` holds for the attributes of a series."""
     order = number_order(first_form(attributes, _SERIES_NUMBER))
     return (order, attributes_text(attributes, Level.SERIES), *derived_values(attributes, Level.SERIES))
+
+
+_ANEW: Mapping[Level, tuple[str, str, Callable[[Mapping[str, JsonElement]], tuple[Any, ...]]]] = {
+    Level.STUDY: ("SELECT attributes FROM study WHERE id = ?", _UPDATE_STUDY, study_values),
+    Level.SERIES: ("SELECT attributes FROM series WHERE id = ?", _UPDATE_SERIES, series_values),
+}
 
 
 def _names_another_patient(row: Row, known: Mapping[str, JsonElement]) -> bool:
@@ -240,18 +259,78 @@ class Batch:
 
     # -- store
 
-    def add(self, row: Row) -> Receipt:
-        """Insert an entry as ``Index.add`` promises it."""
+    def add(
+        self, row: Row, terms: Terms = ON_DEFAULT_TERMS, *, is_replayed: bool = False
+    ) -> Receipt | GatewayError | OtherKey:
+        """Insert an entry as ``Index.add`` promises it; what it would raise is returned, as the transaction goes on.
+
+        is_replayed: its object lies where it says, and no key is given up.
+        """
+        entry, instance = row.entry, row.entry.instance
+        is_buried, *found = self._connection.execute(
+            _SELECT_CURRENT, (instance.key, instance.sop_instance_uid)
+        ).fetchone()
+        current = None if found[0] is None else Instance(*found)
+        outcome = Outcome.STORED
+        if current is not None:
+            decision = versions.decided(self._connection, entry, current, terms.conflict)
+            if isinstance(decision, GatewayError):
+                return decision
+            outcome = decision
+        quota = terms.quota if terms.quota is not None and self._is_counted(entry, outcome) else None
+        if quota is not None and (refused := quotas.refusal(self._connection, quota, instance, self._now)):
+            return refused
+        key = self._key_for(entry, current, outcome, is_buried=bool(is_buried), is_replayed=is_replayed)
+        if key != instance.key:
+            return OtherKey(key)
+        if quota is not None:
+            quotas.charge(self._connection, quota, instance, self._now)
+        if current is None:
+            receipt = self._insert_instance(row, STORED, versions.received_at(entry.source, self._now))
+        elif outcome is Outcome.REPLACED:
+            receipt = self._replace(row, current, terms)
+        else:
+            return self._receive_again(entry, current, outcome, terms)
+        versions.note_coercion(self._connection, entry)
+        return receipt
+
+    def _key_for(
+        self, entry: Entry, current: Instance | None, outcome: Outcome, *, is_buried: bool, is_replayed: bool
+    ) -> str:
+        """Under which key the object has to be, that of the entry if it may stay there.
+
+        is_buried: something was deleted that had the key of the entry.
+        """
+        connection, instance = self._connection, entry.instance
+        known = "" if current is None else versions.key_of(connection, instance, current)
+        if not known and current is not None:
+            is_beside = outcome in (Outcome.VARIANT, Outcome.CONFLICT) and versions.is_beside(connection, entry)
+            if outcome is Outcome.DUPLICATE or is_beside:  # the bytes as they came are there in another form
+                if not is_replayed:
+                    tombstones.give_up(connection, instance.key, self._now)
+                return instance.key
+        if not is_buried:
+            return known or instance.key
+        if not is_replayed:
+            return tombstones.claim(connection, instance.key, known)
+        if not known:
+            tombstones.revive(connection, instance.key)
+        return known or instance.key
+
+    def _is_counted(self, entry: Entry, outcome: Outcome) -> bool:
+        """Whether a quota counts it: bytes that are kept already cost nothing."""
+        if outcome in (Outcome.STORED, Outcome.DUPLICATE):
+            return outcome is Outcome.STORED
+        return not versions.is_beside(self._connection, entry)
+
+    def _insert_instance(self, row: Row, kind: str, received: Sequence[Any]) -> Receipt:
+        """Write the rows of an instance whose UID is free, and what its parents gain."""
         instance = row.entry.instance
-        found = self._connection.execute(_SELECT_CURRENT, (instance.sop_instance_uid,)).fetchone()
-        if found is not None:
-            return self._receive_again(row.entry, Instance(*found))
         study, is_new_study = self._study(row)
         series, is_new_series = self._series_of(study, instance.series_instance_uid, row.series)
         is_other = not is_new_study and _names_another_patient(row, study.attributes)
         row_id = self._insert(
-            _INSERT_INSTANCE,
-            (series.id, int(is_other), *_encoding(instance), *self._received(row.entry.source), *row.instance),
+            _INSERT_INSTANCE, (series.id, int(is_other), *versions.encoding_of(instance), *received, *row.instance)
         )
         self._connection.execute(
             "INSERT INTO document (instance, metadata, frame_table, bulk) VALUES (?, ?, ?, ?)",
@@ -260,23 +339,66 @@ class Batch:
         if self._extended != ():
             self._extend(Level.INSTANCE, row_id, row.entry.attributes.get(Level.INSTANCE, {}))
             self._first_id = min(self._first_id or row_id, row_id)
-        self.note(STORED, instance.scope)
+        self.note(kind, instance.scope)
         if not is_new_study:
             self._gain(study, series, instance, is_new_series=is_new_series)
         return Receipt(Outcome.STORED, instance, (OTHER_PATIENT,) if is_other else ())
 
-    def _receive_again(self, entry: Entry, current: Instance) -> Receipt:
+    def _receive_again(self, entry: Entry, current: Instance, outcome: Outcome, terms: Terms) -> Receipt:
         """The SOP Instance UID is taken: the first stays current, and other bytes are kept beside it (R4, R5)."""
-        instance = entry.instance
-        outcome = outcome_of(instance, current)
-        if outcome is Outcome.DUPLICATE:
-            self._connection.execute(_RECEIVED_AGAIN, (self._now, instance.sop_instance_uid))
-        else:
-            uids = (instance.study_instance_uid, instance.series_instance_uid)
-            self._connection.execute(
-                _INSERT_RIVAL, (outcome.value, *uids, *_encoding(instance), *self._received(entry.source))
-            )
+        if outcome is Outcome.DUPLICATE and terms.is_received:
+            self._connection.execute(_RECEIVED_AGAIN, (self._now, current.sop_instance_uid))
+        elif outcome is not Outcome.DUPLICATE:
+            versions.put_beside(self._connection, entry, outcome, self._now)
         return Receipt(outcome, current)
+
+    def _replace(self, row: Row, current: Instance, terms: Terms) -> Receipt:
+        """Put an entry in the place of the current version, which is kept beside it.
+
+        The row is a new one, so that all that hangs on it is made anew. Parents that the instance leaves go when they
+        are empty; those that stay say what the instances say that are left, the first to come going first.
+        """
+        connection, instance = self._connection, row.entry.instance
+        row_id, series_id, study_id = connection.execute(_SELECT_PLACE, (current.sop_instance_uid,)).fetchone()
+        versions.set_aside(connection, current)
+        for text in _DELETE_INSTANCE:
+            connection.execute(text, (row_id,))
+        fall_back(connection)
+        self.forget()
+        has_moved = current.scope != instance.scope
+        left = [(series_id, current.series_instance_uid)]
+        emptied = self._remove_empty_parents(study_id, current.study_instance_uid, left)
+        has_left_study = current.study_instance_uid != instance.study_instance_uid
+        has_left_series = has_left_study or current.series_instance_uid != instance.series_instance_uid
+        self._say_anew(Level.STUDY, study_id, {} if has_left_study else row.study)
+        self._say_anew(Level.SERIES, series_id, {} if has_left_series else row.series)
+        if has_moved:  # else it comes back at once, and is not said to be gone
+            tombstones.bury_scopes(connection, emptied, None, self._now)
+            tombstones.bury_scopes(connection, [current.scope], None, self._now)
+            self.note(DELETED, current.scope)
+        received = versions.taken_back(connection, row.entry, self._now, is_received=terms.is_received)
+        receipt = self._insert_instance(row, REPLACED, received)
+        self._gains.pop(study_id, None)
+        self._count_again(study_id)
+        self.forget()
+        return dataclasses.replace(receipt, outcome=Outcome.REPLACED, replaced=current)
+
+    def _say_anew(self, level: Level, owner: int, coming: Mapping[str, JsonElement]) -> bool:
+        """What a study or series says after an instance was taken out, unless what comes for it says all of it; whether
+        that is something else than before.
+        """
+        select, update, values = _ANEW[level]
+        found = self._connection.execute(select, (owner,)).fetchone()
+        before = {} if found is None else read_attributes(found[0])
+        if all(coming.get(tag) == element for tag, element in before.items()):
+            return False
+        after = versions.first_values(self._connection, level, owner, before)
+        changed = {tag for tag in before.keys() | after.keys() if before.get(tag) != after.get(tag)}
+        if changed:
+            self._connection.execute(update, (*values(after), owner))
+            if self._extended != ():
+                self._extend(level, owner, after, changed)
+        return bool(changed)
 
     def _insert(self, text: str, values: Sequence[Any]) -> int:
         """Insert a row; returns its id."""
@@ -295,9 +417,6 @@ class Batch:
         else:
             attributes = [one for one in attributes if one.top_tag in gained]
             replace_rows(self._connection, level, owner, elements, attributes)
-
-    def _received(self, source: Source) -> tuple[str, ...]:
-        return (self._now, self._now, source.door, source.calling_ae, source.address)
 
     def _study(self, row: Row) -> tuple[_Study, bool]:
         uid, attributes = row.entry.instance.study_instance_uid, row.study
@@ -375,76 +494,77 @@ class Batch:
 
     # -- delete
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Remove what is under a scope as ``Index.delete`` promises it."""
+    def delete(self, scope: Scope, by: Source, per_minute: int) -> Extent | GatewayError | None:
+        """Remove what is under a scope as ``Index.delete`` promises it; what it would raise is returned."""
+        found = tombstones.extent_of(self._connection, scope)
+        if found is None:
+            return None
+        if refused := tombstones.refusal(self._connection, scope, by, per_minute, self._now):
+            return refused
+        now = tombstones.moment_of_next(self._connection, self._now)
+        deletion = tombstones.note_deletion(self._connection, scope, by, found, now)
+        self._take_out(scope, deletion, now)
+        return found
+
+    def _take_out(self, scope: Scope, deletion: int, now: str) -> None:
+        """Remove the rows under a scope, with tombstones and one change; in memory it holds no more than the series.
+
+        What stays of a study or series says what the instances say that are left, as though the others had never come:
+        so it is after a rebuild when their objects are gone.
+        """
         condition, parameters = scope_condition(scope)
-        if not parameters:  # a scope that names nothing is everything
-            return []
-        rows = self._connection.execute(
-            f"SELECT {INSTANCE_COLUMNS}, series.id, study.id FROM {INSTANCE_TABLES} WHERE {condition} "  # noqa: S608 - constants
-            f"ORDER BY {ORDERS[Level.INSTANCE]}",
+        touched = self._connection.execute(
+            "SELECT DISTINCT study.id, study.study_instance_uid, series.id, series.series_instance_uid "  # noqa: S608 - constants
+            f"FROM {INSTANCE_TABLES} WHERE {condition}",
             parameters,
         ).fetchall()
-        if not rows:
-            return []
-        removed = [Instance(*row[:-2]) for row in rows]
-        self._bury((one.scope, one.key) for one in removed)
+        tombstones.bury_instances(self._connection, condition, parameters, deletion, now)
         self._remove_rows(condition, parameters)
-        studies = sorted({(row[-1], row[0]) for row in rows})
-        for study_id, study_uid in studies:
-            emptied = sorted({(row[-2], row[1]) for row in rows if row[-1] == study_id})
-            self._remove_empty_parents(study_id, study_uid, emptied)
         fall_back(self._connection)
+        for study_id, study_uid in sorted({row[:2] for row in touched}):
+            series = sorted(row[2:] for row in touched if row[0] == study_id)
+            emptied = self._remove_empty_parents(study_id, study_uid, series)
+            tombstones.bury_scopes(self._connection, emptied, deletion, now)
+            parents = [(Level.STUDY, study_id), *((Level.SERIES, series_id) for series_id, _ in series)]
+            changed = [self._say_anew(level, owner, {}) for level, owner in parents]
+            if any(changed):
+                self._count_again(study_id)
+            self._gains.pop(study_id, None)
         self.note(DELETED, scope)
         self.forget()
-        for study_id, _ in studies:
-            self._gains.pop(study_id, None)
-        return removed
-
-    def _bury(self, resources: Iterable[tuple[Scope, str]]) -> None:
-        self._connection.executemany(
-            "INSERT INTO tombstone (study_instance_uid, series_instance_uid, sop_instance_uid, object_key, deleted_at) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (
-                (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key, self._now)
-                for scope, key in resources
-            ),
-        )
 
     def _remove_rows(self, condition: str, parameters: Sequence[Any]) -> None:
-        """The rows of instances, their documents, and their rivals, whose objects get a tombstone as well."""
+        """The rows of instances, their documents, thumbnails and rivals."""
         chosen = f"(SELECT instance.id FROM {INSTANCE_TABLES} WHERE {condition})"  # noqa: S608 - constants
         uids = f"(SELECT instance.sop_instance_uid FROM {INSTANCE_TABLES} WHERE {condition})"  # noqa: S608 - constants
-        self._connection.execute(
-            "INSERT INTO tombstone "  # noqa: S608 - constants
-            "(study_instance_uid, series_instance_uid, sop_instance_uid, object_key, deleted_at) "
-            "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key, ? FROM rival "
-            f"WHERE sop_instance_uid IN {uids}",
-            (self._now, *parameters),
-        )
         for text in (
             f"DELETE FROM rival WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
+            f"DELETE FROM coercion WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
             f"DELETE FROM document WHERE instance IN {chosen}",  # noqa: S608 - constants
             f"DELETE FROM thumbnail WHERE instance IN {chosen}",  # noqa: S608 - constants
             f"DELETE FROM instance WHERE id IN {chosen}",  # noqa: S608 - constants
         ):
             self._connection.execute(text, parameters)
 
-    def _remove_empty_parents(self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]]) -> None:
+    def _remove_empty_parents(
+        self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]]
+    ) -> Sequence[Scope]:
+        """Remove the series, and the study, that nothing is left in; which they were."""
+        emptied = []
         for series_id, series_uid in touched:
-            emptied = self._connection.execute(
+            gone = self._connection.execute(
                 "DELETE FROM series WHERE id = ? AND NOT EXISTS (SELECT 1 FROM instance WHERE series = series.id)",
                 (series_id,),
             )
-            if emptied.rowcount:
-                self._bury([(Scope(study_uid, series_uid), "")])
-        emptied = self._connection.execute(
+            if gone.rowcount:
+                emptied.append(Scope(study_uid, series_uid))
+        gone = self._connection.execute(
             "DELETE FROM study WHERE id = ? AND NOT EXISTS (SELECT 1 FROM series WHERE study = study.id)", (study_id,)
         )
-        if emptied.rowcount:
-            self._bury([(Scope(study_uid), "")])
-        else:
-            self._count_again(study_id)
+        if gone.rowcount:
+            return [*emptied, Scope(study_uid)]
+        self._count_again(study_id)
+        return emptied
 
     def _count_again(self, study_id: int) -> None:
         """Counts and lists of a study from its rows, as ``settle`` would have left them."""
@@ -475,37 +595,36 @@ class Batch:
 
     # -- upkeep
 
-    def add_of(self, row: Row, received_at: str) -> Receipt:
-        """Insert an entry as one that came at another time."""
+    def add_of(self, row: Row, received_at: str, terms: Terms = ON_DEFAULT_TERMS) -> Receipt:
+        """Insert an entry as one that came at another time, on terms that refuse nothing, under whichever key the same
+        bytes have already.
+        """
         now, self._now = self._now, received_at
         try:
-            return self.add(row)
+            receipt = self.add(row, terms, is_replayed=True)
+            if isinstance(receipt, OtherKey):
+                receipt = self.add(_under(row, receipt.key), terms, is_replayed=True)
         finally:
             self._now = now
+        assert isinstance(receipt, Receipt)
+        return receipt
 
-    def bury(self, burial: Burial) -> None:
+    def make_current_of(self, row: Row, at: str) -> Receipt:
+        """Let an entry be the current version, as it became that at another time."""
+        return self.add_of(row, at, Terms(Conflict.REPLACE, is_received=False))
+
+    def bury(self, burial: Burial, given_up: Collection[str]) -> None:
         """Remove what is under a scope, as at another time, and keep the tombstones that were kept of it then."""
+        self.settle()  # what parents gained in this transaction belongs to rows that may go now
+        last = tombstones.last_tombstone(self._connection)
         now, self._now = self._now, burial.deleted_at
         try:
-            (last,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM tombstone").fetchone()
-            self.settle()  # what parents gained in this transaction belongs to rows that may go now
-            self.delete(burial.scope)
-            self._connection.execute("DELETE FROM tombstone WHERE id > ?", (last,))
-            known = {
-                tuple(found)
-                for found in self._connection.execute(
-                    "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone "
-                    "WHERE study_instance_uid = ? AND deleted_at = ?",
-                    (burial.scope.study_instance_uid, burial.deleted_at),
-                ).fetchall()
-            }
-            self._bury(
-                (scope, key)
-                for scope, key in burial.buried
-                if (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key) not in known
-            )
+            deletion = tombstones.deletion_of(self._connection, burial)
+            if tombstones.extent_of(self._connection, burial.scope) is not None:
+                self._take_out(burial.scope, deletion, burial.deleted_at)
         finally:
             self._now = now
+        tombstones.make_those_of(self._connection, burial, deletion, last, given_up)
 
     def recount(self, study_instance_uid: str) -> None:
         """Say of a study and its series what their rows say; those without instances go."""
@@ -528,40 +647,17 @@ class Batch:
         ).fetchone()
         if found is None:
             return False
-        self._connection.execute(_REWRITE_INSTANCE, (*_encoding(instance), *row.instance, found[0]))
+        self._connection.execute(_REWRITE_INSTANCE, (*versions.encoding_of(instance), *row.instance, found[0]))
         document = (found[0], row.entry.metadata, row.entry.frame_table, row.bulk)
         self._connection.execute(_REWRITE_DOCUMENT, document)
         return True
 
 
-def outcome_of(instance: Instance, current: Instance) -> Outcome:
-    """What an instance is to the one that has its SOP Instance UID.
-
-    A variant is the same instance in another transfer syntax, so it belongs to the same series; everything else
-    that is not the very same is a conflict.
-    """
-    if (instance.digest, instance.transfer_syntax_uid) == (current.digest, current.transfer_syntax_uid):
-        return Outcome.DUPLICATE
-    has_same_parents = (instance.study_instance_uid, instance.series_instance_uid) == (
-        current.study_instance_uid,
-        current.series_instance_uid,
-    )
-    if has_same_parents and instance.transfer_syntax_uid != current.transfer_syntax_uid:
-        return Outcome.VARIANT
-    return Outcome.CONFLICT
-
-
-def _encoding(instance: Instance) -> tuple[Any, ...]:
-    return (
-        instance.sop_instance_uid,
-        instance.sop_class_uid,
-        instance.transfer_syntax_uid,
-        instance.digest,
-        instance.key,
-        instance.size_bytes,
-        instance.data_set_offset,
-        instance.number_of_frames,
-    )
+def _under(row: Row, key: str) -> Row:
+    """The same entry with its object under another key."""
+    entry = row.entry
+    instance = dataclasses.replace(entry.instance, key=key)
+    return dataclasses.replace(row, entry=dataclasses.replace(entry, instance=instance))
 
 
 def _modalities(attributes: Mapping[str, JsonElement]) -> list[str]:

@@ -22,10 +22,12 @@ from storage.index.probes import probes_of
 from storage.matching import Match, Query
 from storage.model import Level, Outcome
 from tests.contracts.commitments import CommitmentsContract
+from tests.contracts.deletions import DeletionsContract
 from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.policies import PolicyContract
 from tests.contracts.stability import StabilityContract
 from tests.contracts.subscribers import SubscribersContract
 from tests.fix_index import entry, study_scope
@@ -38,7 +40,9 @@ class TestPostgresqlIndex(
     IndexContract,
     ExtendedContract,
     OutboxContract,
+    PolicyContract,
     CommitmentsContract,
+    DeletionsContract,
     DeliveriesContract,
     StabilityContract,
     SubscribersContract,

@@ -6,10 +6,12 @@ import contextlib
 
 from storage.index import open_index
 from tests.contracts.commitments import CommitmentsContract
+from tests.contracts.deletions import DeletionsContract
 from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
 from tests.contracts.outbox import OutboxContract
+from tests.contracts.policies import PolicyContract
 from tests.contracts.stability import StabilityContract
 from tests.contracts.subscribers import SubscribersContract
 
@@ -18,7 +20,9 @@ class TestSqliteIndex(
     IndexContract,
     ExtendedContract,
     OutboxContract,
+    PolicyContract,
     CommitmentsContract,
+    DeletionsContract,
     DeliveriesContract,
     StabilityContract,
     SubscribersContract,

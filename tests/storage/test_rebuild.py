@@ -9,12 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from storage.errors import NotFound, StorageUnavailable
+from storage.archive import Archive
+from storage.errors import InstanceConflict, NotFound, OnHold, StorageUnavailable
 from storage.index import open_index
 from storage.keys import JOURNAL
 from storage.matching import Query
-from storage.model import Level, Outcome, Scope, Source
+from storage.model import Level, Outcome, Receipt, Scope, Source
+from storage.objects import open_object_store
 from storage.objects.base import Stat
+from storage.policy import read_policies
 from storage.provenance import Provenance, label_of, provenance_of
 from storage.rebuild import AT_ONCE, Rebuild, follow_on, swap_in
 from tests.fix_archive import keep, open_archive
@@ -32,9 +35,25 @@ def answers(index):
         "documents": [list(index.documents(study.scope)) for study in studies],
         "json": [index.search_json(Query(level), str) for level in (Level.STUDY, Level.SERIES, Level.INSTANCE)],
         "rivals": sorted(
-            ((kept.instance, index.find(kept.instance.sop_instance_uid)) for kept in index.upkeep.rivals(0, 10_000)),
+            ((kept.instance, index.find([kept.instance.sop_instance_uid])) for kept in index.upkeep.rivals(0, 10_000)),
             key=str,
         ),
+    }
+
+
+def deletions(index):
+    """All that anybody can ask of what was deleted: each time, by whom, how much, what can be brought back, holds."""
+    return {
+        "deletions": [
+            (one.scope, one.deleted_at, one.source, one.extent, one.kept, one.is_held)
+            for one in index.deletions.listed(0, 1000)
+        ],
+        "kept": sorted(
+            (one.key, one.scope, one.source)
+            for study in ("1.2.1", "1.2.2")
+            for one in index.deletions.remains(Scope(study), 0, 1000)
+        ),
+        "holds": index.deletions.holds(),
     }
 
 
@@ -92,6 +111,123 @@ def test_whatever_has_happened_the_answers_are_the_same(tmp_path, seed):
     assert [index.is_deleted(scope) for scope in scopes] == [archive._index.is_deleted(scope) for scope in scopes]
     index.close()
     archive.close()
+
+
+def live_and_collect(archives, chance, steps):
+    """A history with everything that can be done to instances: also brought back, held, collected, and sent again after
+    their objects were gone. Returns what was deleted.
+    """
+    scopes = set()
+    for _ in range(steps):
+        archive = chance.choice(archives)
+        study, sop = chance.randint(1, 2), chance.randint(1, 4)
+        uids = (f"1.2.{study}", f"1.2.{study}.{sop % 2 + 1}", f"1.2.{study}.9.{sop}")
+        scope = Scope(*uids[: chance.randint(1, 3)])
+        action = chance.random()
+        with contextlib.suppress(NotFound, OnHold):
+            if action < 0.2:
+                scopes.add(scope)
+                archive.delete(scope, Source("dicomweb", address=f"192.0.2.{study}"))
+            elif action < 0.3:
+                assert [one for one in archive.undelete(scope) if not isinstance(one, Receipt)] == []
+            elif action < 0.4:
+                while archive.collect(0).has_more:
+                    pass
+            elif action < 0.45:
+                archive.hold(scope)
+            elif action < 0.55:
+                archive.release(chance.choice([*(one.scope for one in archive.holds()), scope]))
+            else:
+                text = chance.choice(["a", "bb", "ccc"])
+                content = version(study, sop, text, modality=chance.choice(["CT", "MR"]))
+                is_deflated = chance.random() < 0.2
+                keep(
+                    archive,
+                    deflated(content) if is_deflated else content,
+                    sop=uids[2],
+                    **({"syntax": DEFLATED} if is_deflated else {}),
+                )
+    return sorted(scopes, key=str)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_what_was_brought_back_held_and_collected_is_so_after_a_rebuild(tmp_path, seed, engine):
+    (tmp_path / "live").mkdir()
+    objects, place = open_object_store(tmp_path / "objects"), engine.place(tmp_path / "live")
+    rules = RULES[:2] if seed % 2 else RULES[:1]
+    archives = [Archive(objects, open_index(place), policies=read_policies([rule]), name="US") for rule in rules]
+    scopes = live_and_collect(archives, random.Random(seed), 60)
+    before = archives[0]._index
+    index, refused = rebuilt(tmp_path, objects, engine=engine)
+    assert refused == []
+    assert answers(index) == answers(before)
+    assert [index.is_deleted(scope) for scope in scopes] == [before.is_deleted(scope) for scope in scopes]
+    assert deletions(index) == deletions(before)
+    archive = Archive(objects, index)
+    while archive.collect(0).has_more:  # nothing that a row refers to goes by what the rebuilt index knows
+        pass
+    for study in ("1.2.1", "1.2.2"):
+        for instance in index.instances(Scope(study)):
+            for one in archive.versions(instance.sop_instance_uid):
+                archive.open(one.instance).close()
+    for one in (archive, *archives):
+        one.close()
+
+
+RULES = ("* conflict=keep-first", "* conflict=replace", "* conflict=replace prefix=PatientID:X-", "* conflict=reject")
+
+
+def live_by_rules(archives, chance, steps):
+    """A history of peers whose rules differ, of deletions, some undone and some for good, and of an operator who makes
+    other versions current.
+    """
+    for _ in range(steps):
+        archive = chance.choice(archives)
+        study, sop = chance.randint(1, 2), chance.randint(1, 4)
+        uid = f"1.2.9.9.{sop}"
+        action = chance.random()
+        with contextlib.suppress(NotFound, InstanceConflict):
+            if action < 0.1:
+                archive.delete(chance.choice([Scope(f"1.2.{study}"), archive.versions(uid)[0].instance.scope]))
+            elif action < 0.2:
+                archive.make_current(chance.choice(archive.versions(uid)))
+            elif action < 0.25:
+                assert [one for one in archive.undelete(Scope(f"1.2.{study}")) if not isinstance(one, Receipt)] == []
+            elif action < 0.3:
+                while archive.collect(0).has_more:
+                    pass
+            else:
+                text = chance.choice(["a", "bb", "ccc"])
+                options = {"patient_id": chance.choice(["P1", "P2"]), "modality": chance.choice(["CT", "MR"])}
+                extra = (element(0x00081030, "LO", text), element(0x0008103E, "LO", text))
+                content = data_set(f"1.2.{study}", f"1.2.{study}.{sop % 2 + 1}", uid, extra=extra, **options)
+                keep(archive, content, sop=uid)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_was_replaced_coerced_and_made_current_is_so_after_a_rebuild(tmp_path, seed, engine):
+    objects, place = open_object_store(tmp_path / "objects"), tmp_path / "index.sqlite"
+    archives = [Archive(objects, open_index(place), policies=read_policies([rule]), name="US") for rule in RULES]
+    live_by_rules(archives, random.Random(seed), 40)
+    before = archives[0]._index
+    index, refused = rebuilt(tmp_path, objects, engine=engine)
+    assert refused == []
+    assert answers(index) == answers(before)
+    for answer in before.search(Query(Level.INSTANCE)):
+        current = before.find([answer.scope.sop_instance_uid])[answer.scope.sop_instance_uid]
+        kept = {one.instance for one in before.versions(current.sop_instance_uid)}
+        assert {one.instance for one in index.versions(current.sop_instance_uid)} == kept
+    content = data_set("1.2.1", "1.2.1.1", "1.2.9.9.99")
+    first = keep(archives[2], content, sop="1.2.9.9.99")
+    assert first.outcome is Outcome.STORED
+    index.close()
+    index, refused = rebuilt(tmp_path, objects, engine=engine, name="again")
+    again = Archive(objects, index, policies=read_policies(RULES[2:3]), name="US")
+    known = keep(again, content, sop="1.2.9.9.99")
+    assert (known.outcome, known.instance) == (Outcome.DUPLICATE, first.instance), "the bytes as they came are known"
+    again.close()
+    for archive in archives:
+        archive.close()
 
 
 def test_either_engine_is_rebuilt_to_the_same_answers(tmp_path, engine):
@@ -239,10 +375,10 @@ def test_who_was_overtaken_by_another_version_does_not_win_after_a_rebuild(tmp_p
     slow, fast = version(1, 1, "slow"), version(1, 1, "fast!")
     real = archive._index.add
 
-    def overtaken(entry):
+    def overtaken(entry, terms):
         archive._index.add = real
         keep(archive, fast, sop="1.2.1.9.1")
-        return real(entry)
+        return real(entry, terms)
 
     archive._index.add = overtaken
     assert keep(archive, slow, sop="1.2.1.9.1").outcome is Outcome.CONFLICT
@@ -269,10 +405,10 @@ def test_a_store_that_began_before_a_deletion_and_ended_after_it_is_there(tmp_pa
     keep(archive, version(1, 1, "a"), sop="1.2.1.9.1")
     real = archive._index.add
 
-    def late(entry):
+    def late(entry, terms):
         archive._index.add = real
         archive.delete(Scope("1.2.1"))
-        return real(entry)
+        return real(entry, terms)
 
     archive._index.add = late
     keep(archive, version(1, 2, "a"), sop="1.2.1.9.2")
@@ -288,10 +424,10 @@ def test_an_instance_that_comes_again_while_it_is_deleted_is_there(tmp_path):
     keep(archive, version(1, 1, "a"), sop="1.2.1.9.1")
     real = archive._index.add
 
-    def late(entry):
+    def late(entry, terms):
         archive._index.add = real
         archive.delete(Scope("1.2.1"))
-        return real(entry)
+        return real(entry, terms)
 
     archive._index.add = late
     assert keep(archive, version(1, 1, "a"), sop="1.2.1.9.1").outcome is Outcome.STORED
