@@ -129,7 +129,6 @@ class Archive:
         visible, and sending it again is safe.
         """
         spool.finish()
-        spool.finish()
         return self._take(spool, source, self._policies.of(source), self._hook, study_instance_uid)
 
     def adopt(self, spool: Spool, source: Source) -> Receipt:
