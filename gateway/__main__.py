@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +26,8 @@ from gateway import __version__, app, logs, settings
 from gateway.processes import CannotStart
 from gateway.settings import Loaded, SettingsError
 from storage.errors import GatewayError
+from storage.model import Deletion, Extent, Scope, Source
+from storage.uids import is_uid
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -37,6 +40,7 @@ _USAGE = 2
 _UNREPAIRED = 2
 _MOST_LISTED = 1000
 _INTERRUPTED = 130
+_ROWS_AT_ONCE = 500
 
 
 def _fail(reason: object, exit_code: int) -> NoReturn:
@@ -212,16 +216,12 @@ def _import(values: settings.Settings, paths: Iterable[Path], *, is_json: bool) 
 
 
 @contextlib.contextmanager
-def _operating(config: Path | None, data: Path | None, name: str) -> Iterator[Session]:
-    """The archive as the operator may see it. What goes wrong with it within the block ends the command."""
-    from gateway.security.actor import Actor  # noqa: PLC0415 - other commands need no archive
-
-    values = _load(config, {"archive.data": data}).settings
+def _archive_errors(values: settings.Settings) -> Iterator[None]:
+    """Within it, log lines are warnings at least, and what goes wrong with the archive is one line and an exit code."""
     logs.configure("WARNING", strict=values.logs.strict)
     logs.guard_process()
     try:
-        with app.open_sessions(values) as sessions:
-            yield sessions(Actor("operator", name))
+        yield
     except SettingsError as error:
         _fail(error, _USAGE)
     except GatewayError as error:
@@ -230,6 +230,19 @@ def _operating(config: Path | None, data: Path | None, name: str) -> Iterator[Se
         _fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
     except KeyboardInterrupt:
         _fail("Interrupted.", _INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _operator_session(values: settings.Settings, name: str = "command line") -> Iterator[Session]:
+    """The archive as the operator may see it. What goes wrong with it within the block ends the command."""
+    from gateway.security.actor import Actor  # noqa: PLC0415 - other commands need no archive
+
+    with _archive_errors(values), app.open_sessions(values) as sessions:
+        yield sessions(Actor("operator", name))
+
+
+def _operating(config: Path | None, data: Path | None, name: str) -> contextlib.AbstractContextManager[Session]:
+    return _operator_session(_load(config, {"archive.data": data}).settings, name)
 
 
 @main.command()
@@ -661,6 +674,183 @@ def _reindex(values: settings.Settings) -> int:
     return count
 
 
+# ------------------------------------------------------------------------------------------------- deleting and keeping
+
+
+def _resource(text: str) -> Scope:
+    """``STUDY[/SERIES[/INSTANCE]]``, each a UID."""
+    uids = text.split("/")
+    if len(uids) > len(_LEVEL_NAMES) or not all(map(is_uid, uids)):
+        raise click.BadParameter("A resource is STUDY[/SERIES[/INSTANCE]], each a UID.")
+    return Scope(*uids)
+
+
+_LEVEL_NAMES = ("study", "series", "instance")
+_RESOURCE = click.argument("scope", type=_resource, metavar="STUDY[/SERIES[/INSTANCE]]")
+_JSON = click.option("--json", "is_json", is_flag=True, help="Report in one line of JSON.")
+
+
+def _amounts(extent: Extent) -> dict[str, int]:
+    return {
+        "series": extent.series,
+        "instances": extent.instances,
+        "objects": extent.objects,
+        "bytes": extent.size_bytes,
+    }
+
+
+def _in_words(extent: Extent) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in _amounts(extent).items())
+
+
+@main.command()
+@_RESOURCE
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_CONFIG
+@_DATA
+@_JSON
+def delete(scope: Scope, config: Path | None, data: Path | None, *, yes: bool, is_json: bool) -> None:
+    """Delete a study, series or instance; works while the gateway runs.
+
+    Nobody finds it any more. Its objects are kept for archive.delete_grace_days, in which `undelete` brings it back.
+    Exit code 1: it is not there, or on hold.
+    """
+    values = _load(config, {"archive.data": data}).settings
+    with _operator_session(values) as session:
+        if not yes:
+            if not sys.stdin.isatty():
+                _fail("Nobody can be asked here: say --yes.", _USAGE)
+            click.echo(f"{_LEVEL_NAMES[scope.level - 1]}: {_in_words(session.extent(scope))}", err=True)
+            days = f"{values.archive.delete_grace_days:g}"
+            click.confirm(f"Delete it? It can be brought back for {days} days.", abort=True, err=True)
+        removed = session.delete(scope, Source("command line"))
+    click.echo(json.dumps({"event": "deleted", **_amounts(removed)}) if is_json else f"deleted: {_in_words(removed)}")
+
+
+@main.command()
+@_RESOURCE
+@_CONFIG
+@_DATA
+@_JSON
+def undelete(scope: Scope, config: Path | None, data: Path | None, *, is_json: bool) -> None:
+    """Bring back what was deleted of a study, series or instance and is not collected yet.
+
+    It can be interrupted, and run again for the rest. Exit code 1: nothing is left of it, or some of it is damaged.
+    """
+    counts: Counter[str] = Counter()
+    with _operating(config, data, "command line") as session:
+        is_hidden = not sys.stderr.isatty()
+        with click.progressbar(session.undelete(scope), label="Storing", file=sys.stderr, hidden=is_hidden) as bar:
+            for result in bar:
+                counts["failed" if isinstance(result, GatewayError) else result.outcome.value] += 1
+    if is_json:
+        click.echo(json.dumps({"event": "undeleted", **counts}))
+    else:
+        click.echo(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
+    sys.exit(1 if counts["failed"] else 0)
+
+
+@main.command()
+@click.option("--all", "is_all", is_flag=True, help="Also what was stored again since, or is collected.")
+@_CONFIG
+@_DATA
+@_JSON
+def deleted(config: Path | None, data: Path | None, *, is_all: bool, is_json: bool) -> None:
+    """List what was deleted and can be brought back: when, what, how much is kept, until when.
+
+    Tab-separated lines: the last column is what `undelete` takes.
+    """
+    values = _load(config, {"archive.data": data}).settings
+    with _operator_session(values) as session:
+        rows = [row for row in _deletions(session) if row.kept or is_all]
+    told = [_told(row, values.archive.delete_grace_days) for row in rows]
+    if is_json:
+        click.echo(json.dumps({"event": "listed", "deletions": told}))
+        return
+    for row in told:
+        click.echo("\t".join(map(str, row.values())))
+
+
+def _deletions(session: Session) -> Iterator[Deletion]:
+    after = 0
+    while page := session.deletions(after, _ROWS_AT_ONCE):
+        yield from page
+        after = page[-1].number
+
+
+def _told(row: Deletion, grace_days: float) -> dict[str, object]:
+    until = "held" if row.is_held else dt.datetime.fromisoformat(row.deleted_at) + dt.timedelta(days=grace_days)
+    return {
+        "deleted_at": row.deleted_at,
+        "kept_until": (until if isinstance(until, str) else until.isoformat()) if row.kept else "",
+        "by": row.source.door,
+        "address": row.source.address,
+        **_amounts(row.extent),
+        "kept": row.kept,
+        "resource": _path_of(row.scope),
+    }
+
+
+def _path_of(scope: Scope) -> str:
+    return "/".join(uid for uid in (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid) if uid)
+
+
+@main.command()
+@click.argument("scope", type=_resource, metavar="[STUDY[/SERIES[/INSTANCE]]]", required=False)
+@_CONFIG
+@_DATA
+@_JSON
+def hold(scope: Scope | None, config: Path | None, data: Path | None, *, is_json: bool) -> None:
+    """Put a study, series or instance on legal hold; without one, list what is on hold.
+
+    Nobody can delete it, nor what it is in, nor what is in it; where it was deleted already, it is not collected.
+    """
+    with _operating(config, data, "command line") as session:
+        if scope is not None:
+            session.hold(scope)
+        rows = [{"held_at": one.held_at, "resource": _path_of(one.scope)} for one in session.holds()]
+    if is_json:
+        click.echo(json.dumps({"event": "held", "holds": rows}))
+    elif scope is None:
+        for row in rows:
+            click.echo("\t".join(row.values()))
+    else:
+        click.echo("on hold")
+
+
+@main.command()
+@_RESOURCE
+@_CONFIG
+@_DATA
+def release(scope: Scope, config: Path | None, data: Path | None) -> None:
+    """End the hold on a study, series or instance."""
+    with _operating(config, data, "command line") as session:
+        session.release(scope)
+    click.echo("released")
+
+
+@main.command()
+@_CONFIG
+@_DATA
+@_JSON
+def collect(config: Path | None, data: Path | None, *, is_json: bool) -> None:
+    """Remove the objects of what was deleted more than archive.delete_grace_days ago, and return when that is done.
+
+    A gateway that runs does the same in the background; both may run at once, and be stopped at any moment.
+    """
+    from gateway.collecting import collected  # noqa: PLC0415 - other commands need no archive
+
+    values = _load(config, {"archive.data": data}).settings
+    count = size_bytes = 0
+    with _archive_for_operators(values) as archive:
+        for done in collected(partial(archive.collect, values.archive.delete_grace_days)):
+            count, size_bytes = count + done.objects, size_bytes + done.size_bytes
+    if is_json:
+        click.echo(json.dumps({"event": "collected", "objects": count, "bytes": size_bytes}))
+    else:
+        click.echo(f"{count:,} objects, {size_bytes:,} bytes were removed")
+
+
 _QUERY_FLAGS = (
     click.option(
         "--level",
@@ -857,15 +1047,8 @@ def _settle_webhooks(
 
 @contextlib.contextmanager
 def _archive_for_operators(values: settings.Settings) -> Iterator[Archive]:
-    logs.configure("WARNING", strict=values.logs.strict)
-    logs.guard_process()
-    try:
-        with app.open_archive(values) as archive:
-            yield archive
-    except GatewayError as error:
-        _fail(error.reason, 1)
-    except OSError as error:
-        _fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
+    with _archive_errors(values), app.open_archive(values) as archive:
+        yield archive
 
 
 def _time(seconds: int) -> str:

@@ -136,8 +136,11 @@ def open_sessions(values: Settings) -> Iterator[Callable[[Actor], Session]]:
 
 
 def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed beside it."""
+    """Serve DIMSE on ``listener`` until SIGTERM, then let associations finish. Extended tags are indexed and what was
+    deleted is collected beside it.
+    """
     from gateway import metrics
+    from gateway.collecting import keep_collected
     from gateway.delivery import Courier, Patience
     from gateway.dimse.forwarding import Forwarder, Route
     from gateway.dimse.limits import DimseLimits
@@ -183,6 +186,11 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
             target=server.reporter.run, args=(stopping,), name="commitment", daemon=True
         )  # what waits for a peer is in the outbox, and outlives it
         reporting.start()
+        collect = partial(archive.collect, values.archive.delete_grace_days)
+        collecting = threading.Thread(
+            target=keep_collected, args=(collect, archive.sweep, stopping), name="collecting", daemon=True
+        )
+        collecting.start()
         session = sessions(Actor("operator", "forwarding"))
         forwarding = [
             threading.Thread(
@@ -225,14 +233,14 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
             if archive.quarantine is not None:
                 held = archive.quarantine.usage()
                 metrics.note_quarantine(held.count, held.size_bytes)
-            if not all(thread.is_alive() for thread in (serving, reporting, *forwarding, *telling, noting)):
+            if not all(thread.is_alive() for thread in (serving, reporting, collecting, *forwarding, *telling, noting)):
                 stopping.set()
                 raise RuntimeError("A thread of the DIMSE process has stopped by itself")
         server.stop(values.dimse.drain_seconds)
         serving.join(_STOP_SECONDS)
         if values.archive.extended_tags:
             indexing.join(_STOP_SECONDS)
-        for thread in (reporting, *forwarding, *telling, noting):
+        for thread in (reporting, collecting, *forwarding, *telling, noting):
             thread.join(_STOP_SECONDS)
 
 

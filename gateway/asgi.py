@@ -33,7 +33,7 @@ def application(settings: Settings, sessions: Sessions, pool: Renderer, tail: Ta
 
     tail: to be closed before the process stops; one of its own unless given.
     """
-    router = Router((*web_routes(), *dicomweb_routes()), _error, check_host)
+    router = Router((*web_routes(), *dicomweb_routes(allow_delete=settings.http.allow_delete)), _error, check_host)
     router.state.settings = settings
     router.state.sessions = sessions
     router.state.pool = pool

@@ -293,7 +293,8 @@ def _dicomweb() -> str:
         for method, path, endpoint in TABLE
     ]
     return (
-        "Below `/dicomweb`, and below `/dicom-web`; `OPTIONS /dicomweb` tells the same as WADL or JSON.\n\n"
+        "Below `/dicomweb`, and below `/dicom-web`; `OPTIONS /dicomweb` tells the same as WADL or JSON. "
+        "`DELETE` is none of PS3.18; it is refused unless the setting `http.allow_delete` says otherwise.\n\n"
         + _table(("method", "resource", "transaction", "parameters", "media types, the default first"), rows)
     )
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import metrics
 from gateway.logs import new_request_id, request_id, timestamp, write_lines
-from gateway.security.actor import Actor
+from gateway.security.actor import EVERY_VERB, Actor, Verb
 from gateway.sending import PIECES
 from gateway.session import Session
 from gateway.settings import HttpSettings
@@ -48,6 +48,8 @@ _LOG_SECONDS = 0.1
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(?::[0-9]{1,5})?", re.ASCII)
 _HOST_CHARACTERS = 300
 _SCHEMES = ("http", "https")
+_WITH_DELETE = EVERY_VERB - {Verb.HOLD}
+_WEB_VERBS = _WITH_DELETE - {Verb.DELETE}
 _EXPOSED = ("Content-Location", "Content-Range", "Content-Length", "ETag", "Warning", "Retry-After")
 _ALLOWED = ("Authorization", "Accept", "Range", "Content-Type", "If-None-Match", "Last-Event-ID")
 
@@ -161,11 +163,34 @@ def age_seconds(request: HTTPConnection) -> float:
 def session_of(request: HTTPConnection) -> Session:
     """The archive as the client behind a request may see it.
 
-    Bound to loopback every web client may use every verb; beyond it the gateway does not start without
-    authentication (H33).
+    Bound to loopback every web client may use every verb but what the settings keep from the web; beyond it the gateway
+    does not start without authentication (H33).
     """
     sessions: Sessions = request.app.state.sessions
-    return sessions(Actor("web", ""))
+    return sessions(Actor("web", "", _WITH_DELETE if http_settings(request).allow_delete else _WEB_VERBS))
+
+
+def client_address(request: HTTPConnection) -> str:
+    """The address of a client; behind a trusted proxy the one that it forwards for."""
+    address = request.client.host if request.client else ""
+    trusted = http_settings(request).trusted_proxies
+    if trusted and _is_among(address, trusted):
+        for said in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
+            try:
+                address = str(ipaddress.ip_address(said.strip()))
+            except ValueError:
+                return address
+            if not _is_among(address, trusted):
+                return address
+    return address
+
+
+def is_from_elsewhere(request: HTTPConnection) -> bool:
+    """Whether a browser sends this for a web page of another site: Origin says so. RFC 6454 §7.3"""
+    root = urlsplit(root_url(request))
+    port = {"http": ":80", "https": ":443"}[root.scheme]
+    ours = f"{root.scheme}://{root.netloc.removesuffix(port)}"
+    return any(origin != ours for origin in request.headers.getlist("origin"))
 
 
 def http_settings(request: HTTPConnection) -> HttpSettings:

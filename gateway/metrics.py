@@ -50,6 +50,9 @@ QUARANTINE_INSTANCES = Gauge(
 QUARANTINE_BYTES = Gauge(
     "gateway_quarantine_bytes", "Bytes of refused instances that are kept", multiprocess_mode="mostrecent"
 )
+DELETED_INSTANCES = Counter("gateway_deleted_instances_total", "Instances that were deleted", ["door"])
+COLLECTED_OBJECTS = Counter("gateway_collected_objects_total", "Objects of deleted instances that were removed")
+COLLECTED_BYTES = Counter("gateway_collected_bytes_total", "Bytes of objects of deleted instances that were removed")
 HTTP_REQUESTS = Counter("gateway_http_requests_total", "HTTP requests answered", ["route", "method", "status"])
 HTTP_SECONDS = Histogram(
     "gateway_http_request_seconds", "Time from a request's header to the end of its answer", ["route"], buckets=_SECONDS

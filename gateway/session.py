@@ -20,8 +20,11 @@ from storage.matching import Query
 from storage.model import (
     Answer,
     Change,
+    Deletion,
     Delivery,
     Document,
+    Extent,
+    Hold,
     Instance,
     Lined,
     Receipt,
@@ -272,10 +275,44 @@ class Session:
         if damaged > _DAMAGED_LINES:
             logger.error("commitment.damaged", extra={"count": damaged})
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Take a resource out of the archive. Raises NotFound."""
+    def extent(self, scope: Scope) -> Extent:
+        """How much a resource is. Raises NotFound or Gone."""
+        self.actor.permit(Verb.SEARCH)
+        return self._archive.extent(scope)
+
+    def delete(self, scope: Scope, by: Source | None = None, *, per_minute: int = 0) -> Extent:
+        """Take a resource out of the archive. See ``Archive.delete``. by: through which door; else as the Actor."""
         self.actor.permit(Verb.DELETE)
-        return self._archive.delete(scope)
+        source = by or Source(self.actor.kind)
+        removed = self._archive.delete(scope, source, per_minute=per_minute)
+        metrics.DELETED_INSTANCES.labels(source.door).inc(removed.instances)
+        return removed
+
+    def undelete(self, scope: Scope) -> Iterator[Receipt | GatewayError]:
+        """Store again what was deleted and is not collected yet. See ``Archive.undelete``."""
+        self.actor.permit(Verb.DELETE)
+        self.actor.permit(Verb.STORE)
+        return self._archive.undelete(scope)
+
+    def deletions(self, after: int, limit: int) -> Sequence[Deletion]:
+        """What was deleted, behind a number."""
+        self.actor.permit(Verb.DELETE)
+        return self._archive.deletions(after, limit)
+
+    def hold(self, scope: Scope) -> None:
+        """Keep a resource from being deleted and collected. See ``Archive.hold``."""
+        self.actor.permit(Verb.HOLD)
+        self._archive.hold(scope)
+
+    def release(self, scope: Scope) -> None:
+        """End a hold. Raises NotFound when there is none."""
+        self.actor.permit(Verb.HOLD)
+        self._archive.release(scope)
+
+    def holds(self) -> Sequence[Hold]:
+        """All holds."""
+        self.actor.permit(Verb.HOLD)
+        return self._archive.holds()
 
     def check(self) -> None:
         """Whether the archive answers, for readiness. Raises StorageUnavailable."""

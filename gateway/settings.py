@@ -63,6 +63,12 @@ class ArchiveSettings:
     maximum_instance_bytes: int = field(
         default=4 << 30, metadata=_doc("Largest instance that is accepted, by any door (L6).", least=1)
     )
+    delete_grace_days: float = field(
+        default=7.0,
+        metadata=_doc(
+            "Days that what was deleted is kept, and can be brought back, until it is collected.", least=0, most=36_500
+        ),
+    )
     commitment_check: str = field(
         default="object-size",
         metadata=_doc(
@@ -141,6 +147,13 @@ class HttpSettings:
     )
     insecure_no_auth: bool = field(
         default=False, metadata=_doc("Allow listening beyond loopback, for HTTP and DIMSE, without authentication.")
+    )
+    allow_delete: bool = field(
+        default=False,
+        metadata=_doc("Let whoever may read and store over HTTP also delete; the command line always can."),
+    )
+    deletes_per_minute: int = field(
+        default=60, metadata=_doc("Deletions over HTTP of one address in a minute, over all processes.", least=1)
     )
     header_seconds: float = field(
         default=10.0,

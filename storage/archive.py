@@ -8,6 +8,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 from storage.attachments import Attachments
 from storage.coercion import Occasion, coerce
@@ -16,6 +17,7 @@ from storage.dataset import DataSet, read_data_set
 from storage.entries import ORIGINAL_ATTRIBUTES, Identity, entry_of, identity_of, known_syntax
 from storage.errors import (
     CorruptObject,
+    GatewayError,
     Gone,
     IdentityMismatch,
     NotFound,
@@ -24,21 +26,28 @@ from storage.errors import (
     TooLarge,
 )
 from storage.filemeta import IMPLEMENTATION_VERSION_NAME, Announcement
-from storage.index.base import Commitments, Index, Outbox, Subscribers
+from storage.filerange import CHUNK_BYTES
+from storage.index.base import OPERATOR, Commitments, Index, OtherKey, Outbox, Subscribers
 from storage.journal import Journal
+from storage.keys import parts_of
 from storage.ledger import Ledger
 from storage.matching import Query
 from storage.model import (
     Answer,
     Change,
     Coerced,
+    Collected,
     Conflict,
+    Deletion,
     Document,
+    Extent,
+    Hold,
     Instance,
     Lined,
     Outcome,
     Progress,
     Receipt,
+    Remains,
     Scope,
     Source,
     Terms,
@@ -49,7 +58,7 @@ from storage.policy import DEFAULT, Coercion, Policies, Policy
 from storage.provenance import Provenance, label_of, provenance_of
 from storage.quarantine import Quarantine
 from storage.reception import Hook, Reception, reception_of
-from storage.spool import Spool
+from storage.spool import Spool, sweep
 from storage.stored import StoredDataSet
 from storage.uids import TransferSyntax
 
@@ -57,6 +66,9 @@ KEPT_REQUESTS = 40
 """How many of the largest requests for storage commitment are kept, or as much in smaller ones."""
 _REFERENCES_AT_ONCE = 2000
 _NO_POLICIES = Policies()
+_REMAINS_AT_ONCE = 1000
+_COLLECTED_AT_ONCE = 200
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 class Archive:
@@ -131,13 +143,19 @@ class Archive:
         spool.finish()
         return self._take(spool, source, self._policies.of(source), self._hook, study_instance_uid)
 
-    def adopt(self, spool: Spool, source: Source) -> Receipt:
+    def adopt(self, spool: Spool, provenance: Provenance) -> Receipt:
         """Keep what lay in the store already, as it is: what policies wanted with it was done when it came."""
         spool.finish()
-        return self._take(spool, source, DEFAULT)
+        return self._take(spool, provenance.source, DEFAULT, received_digest=provenance.received_digest)
 
     def _take(
-        self, spool: Spool, source: Source, policy: Policy, hook: Hook | None = None, study_instance_uid: str = ""
+        self,
+        spool: Spool,
+        source: Source,
+        policy: Policy,
+        hook: Hook | None = None,
+        study_instance_uid: str = "",
+        received_digest: str = "",
     ) -> Receipt:
         syntax = known_syntax(spool.announcement.transfer_syntax_uid)
         policy.check_syntax(syntax.uid)
@@ -160,7 +178,9 @@ class Archive:
                     said = read_data_set(altered.data_set, altered.data_set_offset, syntax)
                     return self._keep(altered, said, identity, syntax, source, policy.terms, warnings, coerced)
             self._objects.expect(spool)
-        return self._keep(spool, data_set, identity, syntax, source, policy.terms, warnings)
+        return self._keep(
+            spool, data_set, identity, syntax, source, policy.terms, warnings, received_digest=received_digest
+        )
 
     def _coerce(
         self,
@@ -198,10 +218,16 @@ class Archive:
         terms: Terms,
         warnings: Sequence[str],
         coerced: Coerced | None = None,
+        received_digest: str = "",
     ) -> Receipt:
-        """Object first, row second, and what the journal has to know of it."""
+        """Object first, row second, and what the journal has to know of it: also where the instance is known, for
+        sending again is how a sender repairs an archive (R4, I1).
+
+        Once more under another key where the index says so: that of the entry was given up then, or the same bytes
+        have one already. received_digest: of what was coerced when it came, and is what it became already.
+        """
         buffer, offset = spool.data_set, spool.data_set_offset
-        received_digest = "" if coerced is None else coerced.digest
+        received_digest = received_digest if coerced is None else coerced.digest
         entry, warning = entry_of(
             data_set,
             identity,
@@ -217,15 +243,18 @@ class Archive:
         if coerced is not None:
             self._objects.expect(spool)
         spool.label = label_of(Provenance(time.time_ns(), source, received_digest))
-        # Also where the instance is known: sending again is how a sender repairs an archive (R4, I1).
-        is_new = self._objects.put(entry.instance.key, spool)
-        if not is_new:
-            self._note_return(entry.instance)
-        receipt = self._index.add(entry, terms)
+        while True:
+            is_new = self._objects.put(entry.instance.key, spool)
+            returned_ns = 0 if is_new else self._note_return(entry.instance)
+            try:
+                receipt = self._index.add(entry, terms)
+                break
+            except OtherKey as other:
+                entry = replace(entry, instance=replace(entry.instance, key=other.key))
         if not is_new and receipt.outcome is not Outcome.DUPLICATE:
             self._note_return(entry.instance)  # it may have been deleted in between
         if receipt.outcome is not Outcome.STORED:
-            self._note_order(entry.instance, receipt, terms, is_new=is_new)
+            self._note_order(entry.instance, receipt, terms, is_new=is_new, returned_ns=returned_ns)
         is_as_it_came = coerced is None or (
             receipt.outcome is Outcome.DUPLICATE and receipt.instance.digest == coerced.digest
         )
@@ -262,18 +291,25 @@ class Archive:
             terms = Terms(Conflict.REPLACE, is_received=False)
             return self._keep(spool, data_set, identity_of(data_set), syntax, version.source, terms, ())
 
-    def _note_return(self, instance: Instance) -> None:
+    def _note_return(self, instance: Instance) -> int:
         """Say in the journal that an object, which lies there since before it was deleted, is wanted again. D1
 
-        Before the row is there: nobody may be told of it who would miss it after a rebuild.
+        Before the row is there: nobody may be told of it who would miss it after a rebuild. Returns from when on it is
+        wanted, in nanoseconds since 1970; 0 for what was never deleted.
         """
-        for deleted_at in self._index.upkeep.deletions(instance):
+        deletions = self._index.upkeep.deletions(instance)
+        now_ns = time.time_ns() if deletions else 0
+        for deleted_at in deletions:
             self._journal.restored(instance.scope, deleted_at, [instance.key])
+        return now_ns
 
-    def _note_order(self, instance: Instance, receipt: Receipt, terms: Terms, *, is_new: bool) -> None:
+    def _note_order(
+        self, instance: Instance, receipt: Receipt, terms: Terms, *, is_new: bool, returned_ns: int
+    ) -> None:
         """Say in the journal which version is the current one, where the times of their objects say otherwise. D1
 
-        What replaces another is said again when it comes again: whoever sent it first may have died before.
+        What came back after a deletion has come when it did that. What replaces another is said again when it comes
+        again: whoever sent it first may have died before. returned_ns: when it came back, 0 if it did not.
         """
         current = receipt.instance
         is_known_to_replace = receipt.outcome is Outcome.DUPLICATE and terms.conflict is Conflict.REPLACE
@@ -284,7 +320,7 @@ class Archive:
                 self._journal.made_current(current, self._received_ns(current))
         else:
             received_ns = self._received_ns(current)
-            if received_ns >= self._received_ns(instance):  # which began earlier, and was overtaken
+            if received_ns >= max(self._received_ns(instance), returned_ns):  # which began earlier, and was overtaken
                 self._journal.made_current(current, received_ns)
 
     def _note_replacement(self, sop_instance_uid: str) -> None:
@@ -356,10 +392,14 @@ class Archive:
         self._index.keep_thumbnail(instance.sop_instance_uid, name, picture)
 
     def open(self, instance: Instance) -> StoredDataSet:
-        """The instance's bytes. Raises CorruptObject when the row has no object, which I1 forbids."""
+        """The instance's bytes. Raises CorruptObject when the row has no object, which I1 forbids; Gone when the row
+        is not there any more either.
+        """
         try:
             blob = self._objects.open(instance.key)
         except NotFound as error:
+            if instance not in (version.instance for version in self._index.versions(instance.sop_instance_uid)):
+                raise Gone(uid=instance.sop_instance_uid) from error
             raise CorruptObject("The object of an instance is missing", uid=instance.sop_instance_uid) from error
         return StoredDataSet(instance, blob)
 
@@ -418,19 +458,121 @@ class Archive:
         """Requests for storage commitment."""
         return self._index.commitments
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Take a resource out of the archive; its objects stay until they are collected (R9). Raises NotFound.
+    def extent(self, scope: Scope) -> Extent:
+        """How much a resource is. Raises NotFound or Gone."""
+        found = self._index.extent(scope)
+        if found is None:
+            self._raise_absent(scope)
+        return found
 
-        The journal hears of it after the index and before anybody is told: what was said to be deleted is so after a
-        rebuild, and a deletion that was cut off in between is either. Asking again makes up for it.
+    def delete(self, scope: Scope, by: Source = OPERATOR, *, per_minute: int = 0) -> Extent:
+        """Take a resource out of the archive; its objects stay until they are collected (R9).
+
+        See ``Index.delete``. Raises NotFound, Gone, OnHold or RateLimited. The journal hears of it after the index and
+        before anybody is told: what was said to be deleted is so after a rebuild, and a deletion that was cut off in
+        between is either. Asking again makes up for it.
         """
-        removed = self._index.delete(scope)
-        burial = self._index.upkeep.burial(scope)
-        if burial is not None:
+        removed = self._index.delete(scope, by, per_minute=per_minute)
+        for burial in self._index.upkeep.burials(scope):
             self._journal.deleted(burial)
-        if not removed:
+        if removed is None:
             self._raise_absent(scope)
         return removed
+
+    def undelete(self, scope: Scope) -> Iterator[Receipt | GatewayError]:
+        """Store again what was deleted under ``scope`` and is not collected yet, in the order in which it came first:
+        for each object what came of it. Raises NotFound at once when nothing is left of it.
+
+        It can be broken off, and done again for the rest. Answers are those of before the deletion.
+        """
+        first = self._index.deletions.remains(scope, 0, _REMAINS_AT_ONCE)
+        if not first:
+            raise NotFound("Nothing of it was deleted, or all of it was stored again or collected")
+        return self._restored(scope, first)
+
+    def _restored(self, scope: Scope, found: Sequence[Remains]) -> Iterator[Receipt | GatewayError]:
+        while found:
+            for remains in found:
+                try:
+                    yield self._restore(remains)
+                except GatewayError as error:
+                    if error.retryable:
+                        raise
+                    yield error
+            found = self._index.deletions.remains(scope, found[-1].number, _REMAINS_AT_ONCE)
+
+    def _restore(self, remains: Remains) -> Receipt:
+        """Store an object that lost its row by the way of every other, once its bytes are known to be unchanged. What
+        policies wanted with it was done when it came.
+        """
+        uid = remains.scope.sop_instance_uid
+        try:
+            blob = self._objects.open(remains.key)
+        except NotFound as error:
+            raise CorruptObject("The object of a deleted instance is missing", uid=uid) from error
+        with blob, self.spool() as spool:
+            for start in range(0, blob.size_bytes, CHUNK_BYTES):
+                spool.write(blob.read(start, min(blob.size_bytes, start + CHUNK_BYTES)))
+            said = parts_of(remains.key)
+            if said is None or spool.digest != said.digest:
+                raise CorruptObject("The object of a deleted instance is damaged", uid=uid)
+            provenance = provenance_of(self._objects.stat(remains.key))
+            return self.adopt(spool, replace(provenance, source=remains.source))
+
+    def hold(self, scope: Scope) -> None:
+        """Keep a resource from being deleted or replaced, and from being collected where it was. Raises NotFound.
+
+        The journal hears of it before anybody is told, so that it is on hold after a rebuild.
+        """
+        if self._index.extent(scope) is None and not self._index.deletions.remains(scope, 0, 1):
+            self._raise_absent(scope)
+        self._journal.held(self._index.deletions.hold(scope))
+
+    def release(self, scope: Scope) -> None:
+        """End a hold. Raises NotFound when there is none on this very resource. Asking again finishes one that was cut
+        off.
+        """
+        held = next((one for one in self.holds() if one.scope == scope), None)
+        if held is None:
+            raise NotFound("There is no hold on this resource")
+        self._journal.released(held)
+        self._index.deletions.release(scope)
+
+    def holds(self) -> Sequence[Hold]:
+        """All holds, the oldest first."""
+        return self._index.deletions.holds()
+
+    def deletions(self, after: int, limit: int) -> Sequence[Deletion]:
+        """What was deleted, behind a number."""
+        return self._index.deletions.listed(after, limit)
+
+    def collect(self, grace_days: float) -> Collected:
+        """Remove some of the objects whose instances were deleted longer ago than the grace period.
+
+        Any number may do it at once, and be killed at any moment. An object that a row refers to is never removed, nor
+        one on hold: see ``storage.index.tombstones``.
+        """
+        before = dt.datetime.now(dt.UTC) - dt.timedelta(days=grace_days)
+        looked_at = self._index.deletions.spend(before, _COLLECTED_AT_ONCE)
+        keys = self._index.deletions.spent(_COLLECTED_AT_ONCE)
+        if not keys:
+            return Collected(has_more=looked_at > 0)
+        sizes = [self._remove(key) for key, _ in keys]
+        self._index.deletions.collected(keys)
+        return Collected(sum(size > 0 for size in sizes), sum(sizes), has_more=True)
+
+    def _remove(self, key: str) -> int:
+        """Remove an object whose key was given up; its bytes, 0 where it was gone already."""
+        try:
+            size_bytes = self._objects.size_bytes(key)
+        except NotFound:
+            return 0
+        self._objects.delete(key)
+        return size_bytes
+
+    def sweep(self) -> int:
+        """Remove what stores that were cut off more than a day ago have left; returns how many files (R12)."""
+        return sweep(self._objects.spool_directory, idle_seconds=_ABANDONED_SECONDS)
 
     def changes(self, after: int, limit: int) -> Sequence[Change]:
         """The change feed behind a sequence number (R11)."""
@@ -466,7 +608,7 @@ class Archive:
         """Touch the index, for readiness. Raises StorageUnavailable."""
         self._index.changes(1 << 62, 1)
 
-    def _raise_absent(self, scope: Scope) -> None:
+    def _raise_absent(self, scope: Scope) -> NoReturn:
         uid = scope.sop_instance_uid or scope.series_instance_uid or scope.study_instance_uid
         raise (Gone if self._index.is_deleted(scope) else NotFound)(uid=uid)
 

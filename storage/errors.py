@@ -16,12 +16,14 @@ GatewayError
 ├── UnsupportedMediaType        a body of a kind that is not taken here
 ├── NotFound                    no such resource for this actor
 │   └── Gone                    it was here, and was deleted
+├── OnHold                      a legal hold keeps it, or something in it, from being deleted or replaced
 ├── NotAcceptable               no representation the client asked for can be made
 ├── Undecodable                 pixel data that no decoder here can turn into an image
 │   └── DecoderFailed           it crashed or took too long: another time it may not
 ├── Unauthenticated
 ├── Forbidden
 │   └── RefusedByPolicy         a rule of this archive, or its hook, does not want the instance
+├── RateLimited                 this client has done that too often lately   (retryable)
 ├── Overloaded                  a bounded queue or pool is full              (retryable)
 │   └── QuotaExceeded           a peer has sent what it may send in a day    (retryable)
 ├── StorageUnavailable          object store or index cannot keep its promise (retryable)
@@ -128,6 +130,10 @@ class Gone(NotFound):
     default_reason = "The resource was deleted"
 
 
+class OnHold(GatewayError):
+    default_reason = "The resource is on legal hold"
+
+
 class NotAcceptable(GatewayError):
     default_reason = "None of the acceptable media types can be produced"
 
@@ -150,6 +156,17 @@ class Forbidden(GatewayError):
 
 class RefusedByPolicy(Forbidden):
     default_reason = "A rule of this archive refuses the instance"
+
+
+class RateLimited(GatewayError):
+    """seconds: until it may be done once more."""
+
+    retryable = True
+    default_reason = "This was done too often in the last minute"
+
+    def __init__(self, reason: str = "", *, seconds: int = 60) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class Overloaded(GatewayError):

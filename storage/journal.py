@@ -20,7 +20,7 @@ import orjson
 
 from storage.errors import CorruptObject, NotFound
 from storage.keys import JOURNAL, journal_digest, journal_key
-from storage.model import Burial, Instance, Scope
+from storage.model import Burial, Extent, Hold, Instance, Scope, Source
 from storage.objects.base import ObjectStore
 from storage.provenance import iso_time, nanoseconds, provenance_of
 
@@ -35,6 +35,8 @@ class Kind(enum.Enum):
     RESTORED = "restored"
     CURRENT = "current"
     REPLACED = "replaced"
+    HELD = "held"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,11 @@ class JournalEntry:
     """One entry.
 
     key: where it lies. at: of DELETED and RESTORED when the resource was deleted, which names the deletion; of CURRENT
-    when that version became the current one, of REPLACED when it was so instead of another. ISO 8601 in UTC.
+    when that version became the current one, of REPLACED when it was so instead of another; of HELD and RELEASED when
+    the resource was put on hold, which names the hold. ISO 8601 in UTC.
     moment_ns: when it was said, in nanoseconds since 1970; an object that came after the one of its deletion is a new
-    one. buried: of DELETED as in ``Burial``; of the others the resource with the keys it is about.
+    one. buried: of DELETED as in ``Burial``; of the others the resource with the keys it is about. source, extent: of
+    DELETED, as in ``Burial``; None in entries from before.
     """
 
     key: str
@@ -53,6 +57,8 @@ class JournalEntry:
     scope: Scope
     buried: tuple[tuple[Scope, str], ...]
     moment_ns: int
+    source: Source | None = None
+    extent: Extent | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -71,25 +77,42 @@ class Journal:
 
         What is sent again later under one of the keys has to be ``restored``, unless its object was collected before.
         """
+        source, extent = burial.source, burial.extent
+        more = {
+            "by": [source.door, source.calling_ae, source.address],
+            "extent": [extent.series, extent.instances, extent.objects, extent.size_bytes],
+        }
         for start in range(0, len(burial.buried), MOST_OF_ONE_ENTRY):
             buried = burial.buried[start : start + MOST_OF_ONE_ENTRY]
+            said = _said(Kind.DELETED, burial.deleted_at, burial.scope, buried) | more
+            if self._is_said(said):  # asking for it once more is cheap, however much it was
+                continue
             # Not before any of its objects, whatever the clock has done meanwhile.
             moment_ns = max([nanoseconds(burial.deleted_at), *(self._received_ns(key) for _, key in buried if key)])
-            self._write(Kind.DELETED, burial.deleted_at, burial.scope, buried, moment_ns)
+            self._write(said, moment_ns)
 
     def restored(self, scope: Scope, deleted_at: str, keys: Sequence[str]) -> None:
         """Say that objects are no longer deleted by the deletion of that time, whatever the scope of that was."""
         for start in range(0, len(keys), MOST_OF_ONE_ENTRY):
             buried = tuple((scope, key) for key in keys[start : start + MOST_OF_ONE_ENTRY])
-            self._write(Kind.RESTORED, deleted_at, scope, buried, max(time.time_ns(), nanoseconds(deleted_at)))
+            said = _said(Kind.RESTORED, deleted_at, scope, buried)
+            self._write(said, max(time.time_ns(), nanoseconds(deleted_at)))
 
     def made_current(self, instance: Instance, at_ns: int) -> None:
         """Say that of all that is kept under the instance's UID this version is the current one, from a time on."""
-        self._write(Kind.CURRENT, iso_time(at_ns), instance.scope, ((instance.scope, instance.key),), at_ns)
+        self._write(_said(Kind.CURRENT, iso_time(at_ns), instance.scope, ((instance.scope, instance.key),)), at_ns)
 
     def replaced(self, instance: Instance, at_ns: int) -> None:
         """Say that this version was the current one at a time, though another one of its instance came first."""
-        self._write(Kind.REPLACED, iso_time(at_ns), instance.scope, ((instance.scope, instance.key),), at_ns)
+        self._write(_said(Kind.REPLACED, iso_time(at_ns), instance.scope, ((instance.scope, instance.key),)), at_ns)
+
+    def held(self, hold: Hold) -> None:
+        """Say that a resource is on hold, until the same hold is said to be ``released``, before anybody is told."""
+        self._write(_said(Kind.HELD, hold.held_at, hold.scope, ()), nanoseconds(hold.held_at))
+
+    def released(self, hold: Hold) -> None:
+        """Say that a hold has ended."""
+        self._write(_said(Kind.RELEASED, hold.held_at, hold.scope, ()), nanoseconds(hold.held_at))
 
     def entries(self) -> Iterator[JournalEntry]:
         """Every entry, in no order. Raises CorruptObject for one that is not what was written."""
@@ -113,15 +136,29 @@ class Journal:
         except NotFound:
             return 0
 
-    def _write(self, kind: Kind, at: str, scope: Scope, buried: Sequence[tuple[Scope, str]], moment_ns: int) -> None:
-        said = {
-            "kind": kind.value,
-            "at": at,
-            "scope": _uids(scope),
-            "buried": [[*_uids(one), key] for one, key in buried],
-        }
+    def _is_said(self, said: dict[str, Any]) -> bool:
+        try:
+            self.read(_key_of(said))
+        except (NotFound, CorruptObject):
+            return False
+        return True
+
+    def _write(self, said: dict[str, Any], moment_ns: int) -> None:
         content = orjson.dumps(said | {"moment_ns": moment_ns, "sha256": _digest(said, moment_ns)})
-        self._objects.write(journal_key(_digits(at), kind.value, _digest(said)[:32]), content)
+        self._objects.write(_key_of(said), content)
+
+
+def _said(kind: Kind, at: str, scope: Scope, buried: Sequence[tuple[Scope, str]]) -> dict[str, Any]:
+    return {
+        "kind": kind.value,
+        "at": at,
+        "scope": _uids(scope),
+        "buried": [[*_uids(one), key] for one, key in buried],
+    }
+
+
+def _key_of(said: dict[str, Any]) -> str:
+    return journal_key(_digits(said["at"]), said["kind"], _digest(said)[:32])
 
 
 def _digest(said: dict[str, Any], *more: int) -> str:
@@ -143,4 +180,14 @@ def _read(key: str, said: dict[str, Any]) -> JournalEntry:
     if _digest(said, moment_ns) != sha256 or _digest(said)[:32] != journal_digest(key):
         raise ValueError("The digests do not agree")
     buried = tuple((Scope(*uids), kept_at) for *uids, kept_at in said["buried"])
-    return JournalEntry(key, Kind(said["kind"]), said["at"], Scope(*said["scope"]), buried, moment_ns)
+    source, extent = said.get("by"), said.get("extent")
+    return JournalEntry(
+        key,
+        Kind(said["kind"]),
+        said["at"],
+        Scope(*said["scope"]),
+        buried,
+        moment_ns,
+        Source(*source) if source else None,
+        Extent(*extent) if extent else None,
+    )

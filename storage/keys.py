@@ -3,10 +3,11 @@
 A key is ``v1/default/{study}/{sop instance}_{transfer syntax}_{digest}.dcm``: every part validated, and with the
 digest of the Data Set (which says its series, too) all that an object is made of, so that two contents never share a
 key and nothing is ever overwritten by something else (R2); the same bytes may be sent under two transfer syntaxes, and
-then their headers differ. A study is one folder: each further one, for a series or an instance, would cost a file
-system an inode, a block and a sync whenever it is new, and the prefix ``{sop instance}_`` still lists all that was
-received for it (R4). A row keeps its key, so this rule can change without touching what is stored: keys with a folder
-for each series are from before. ``default`` is the archive's partition.
+then their headers differ. Where an object was collected after its instance was deleted, its key is given up for ever,
+and the same bytes get the next one, ``…_{digest}-2.dcm``. A study is one folder: each further one, for a series or an
+instance, would cost a file system an inode, a block and a sync whenever it is new, and the prefix ``{sop instance}_``
+still lists all that was received for it (R4). A row keeps its key, so this rule can change without touching what is
+stored: keys with a folder for each series are from before. ``default`` is the archive's partition.
 
 An entry of the journal is ``v1/journal/{time}_{kind}_{digest}.json``: names ascend in time, and the digest is that of
 what the entry says, so that saying it once more changes nothing.
@@ -23,11 +24,13 @@ from storage.uids import UID_PATTERN, checked_uid
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 INSTANCES = "v1/default/"
 JOURNAL = "v1/journal/"
-JOURNAL_KINDS = ("deleted", "restored", "current", "replaced")
+JOURNAL_KINDS = ("deleted", "restored", "current", "replaced", "held", "released")
 _KEY = re.compile(
-    f"{INSTANCES}({UID_PATTERN})/(?:({UID_PATTERN})/)?({UID_PATTERN})_({UID_PATTERN})_({_DIGEST.pattern})\\.dcm",
+    f"{INSTANCES}({UID_PATTERN})/(?:({UID_PATTERN})/)?({UID_PATTERN})_({UID_PATTERN})_({_DIGEST.pattern})"
+    "(?:-(?:[2-9]|[1-9][0-9]{1,8}))?\\.dcm",
     re.ASCII,
 )
+_TURN = re.compile(r"(?P<stem>.*?)(?:-(?P<turn>[0-9]+))?\.dcm", re.ASCII)
 _JOURNAL_KEY = re.compile(f"{JOURNAL}([0-9]{{20}})_({'|'.join(JOURNAL_KINDS)})_([0-9a-f]{{32}})\\.json", re.ASCII)
 
 
@@ -74,3 +77,20 @@ def journal_digest(key: str) -> str:
 def is_key(key: str) -> bool:
     """Whether a text is a key that this module could have made: no store is asked for anything else."""
     return _KEY.fullmatch(key) is not None or _JOURNAL_KEY.fullmatch(key) is not None
+
+
+def turn_of(key: str) -> tuple[str, int]:
+    """The first key of the same bytes, and the how manieth this one is, from 1: one more for each that was given up.
+
+    Raises InvalidInstance for what cannot be a key.
+    """
+    match = _TURN.fullmatch(key)
+    if match is None:
+        raise InvalidInstance("The key of an object is malformed")
+    return f"{match['stem']}.dcm", int(match["turn"] or 1)
+
+
+def following_key(key: str) -> str:
+    """The key that the same bytes get where this one was given up."""
+    first, turn = turn_of(key)
+    return f"{first.removesuffix('.dcm')}-{turn + 1}.dcm"

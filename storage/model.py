@@ -298,21 +298,29 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a resource is. objects: those of instances, and of what came later under their UIDs (R5)."""
+
+    series: int
+    instances: int
+    objects: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Burial:
     """One deletion of a resource: what it took away.
 
-    deleted_at: ISO 8601 in UTC. buried: each resource that went with it, and the key of its object; empty for a study
-    or series. An instance stands there once for each object that was kept of it.
+    deleted_at: ISO 8601 in UTC; no two deletions have the same. source: who deleted it. extent: how much it was.
+    buried: each resource that went with it, or some of them, and the key of its object; empty for a study or series. An
+    instance stands there once for each object that was kept of it.
     """
 
     scope: Scope
     deleted_at: str
+    source: Source
+    extent: Extent
     buried: tuple[tuple[Scope, str], ...]
-
-    @property
-    def keys(self) -> list[str]:
-        """The keys of the objects that lost their rows."""
-        return [key for _, key in self.buried if key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +338,50 @@ class Kept:
     has_document: bool = True
     document: Document | None = None
     attributes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What was deleted at once, when, and by whom (R9).
+
+    number: ascending. kept: objects of it that can still be brought back; what was stored again meanwhile does not
+    count. is_held: some of them are on hold, and are not collected.
+    """
+
+    number: int
+    scope: Scope
+    deleted_at: str
+    source: Source
+    extent: Extent
+    kept: int
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """An object that lost its row and can be brought back: number, ascending as it was stored, and who brought it."""
+
+    number: int
+    scope: Scope
+    key: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A resource that nobody may delete, and since when."""
+
+    scope: Scope
+    held_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Objects that were removed in one step, and their bytes. has_more: there may be more to do."""
+
+    objects: int = 0
+    size_bytes: int = 0
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

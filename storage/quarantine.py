@@ -59,6 +59,7 @@ KEPT: Mapping[type[GatewayError], bool] = {
     errors.UnsupportedMediaType: False,  # nothing of it was read
     errors.NotFound: False,
     errors.Gone: False,
+    errors.OnHold: True,  # what was to be replaced stays, and what came is not lost
     errors.NotAcceptable: False,
     errors.Undecodable: False,
     errors.DecoderFailed: False,
@@ -67,6 +68,7 @@ KEPT: Mapping[type[GatewayError], bool] = {
     errors.RefusedByPolicy: False,  # somebody has decided so
     errors.QuotaExceeded: False,  # its sender sends again, and it is there to bound what is kept
     errors.PolicyFailed: True,
+    errors.RateLimited: False,  # of a deletion
     errors.Overloaded: False,  # its sender sends again
     errors.StorageUnavailable: False,  # as above
     errors.CorruptObject: False,

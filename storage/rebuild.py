@@ -23,8 +23,8 @@ from storage.errors import CorruptObject, GatewayError, NotFound, StorageUnavail
 from storage.index.base import Index, IndexUpkeep
 from storage.index.sqlite import Connection, Error, connect
 from storage.journal import Journal, JournalEntry, Kind
-from storage.keys import INSTANCES, JOURNAL, parts_of
-from storage.model import Burial, Entry
+from storage.keys import INSTANCES, JOURNAL, parts_of, turn_of
+from storage.model import Burial, Entry, Extent, Hold, Scope, Source
 from storage.objects.base import ObjectStore
 from storage.provenance import provenance_of
 from storage.upkeep import digest_of
@@ -36,13 +36,16 @@ _OBJECT, _DELETION, _REPLACEMENT = 0, 1, 2
 
 _TABLES = """
 CREATE TABLE object (key TEXT PRIMARY KEY, sop_instance_uid TEXT NOT NULL, received_ns INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE deletion (key TEXT PRIMARY KEY, until_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE deletion (key TEXT PRIMARY KEY, name TEXT NOT NULL, until_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE held (name TEXT PRIMARY KEY, at TEXT NOT NULL, scope TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE released (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE later (key TEXT PRIMARY KEY, first TEXT NOT NULL, turn INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (key TEXT, deleted_at TEXT, until_ns INTEGER NOT NULL, PRIMARY KEY (key, deleted_at)) WITHOUT ROWID;
 CREATE TABLE restored (key TEXT, deleted_at TEXT, moment_ns INTEGER NOT NULL, PRIMARY KEY (key, deleted_at))
     WITHOUT ROWID;
 CREATE TABLE pinned (sop_instance_uid TEXT PRIMARY KEY, at TEXT NOT NULL, key TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE replaced (key TEXT, at_ns INTEGER, PRIMARY KEY (key, at_ns)) WITHOUT ROWID;
-CREATE TABLE gone (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE taken (key TEXT, deleted_at TEXT, PRIMARY KEY (key, deleted_at)) WITHOUT ROWID;
 CREATE TABLE event (place INTEGER PRIMARY KEY, kind INTEGER NOT NULL, key TEXT NOT NULL)
 """
 _DEAD = "INSERT INTO dead VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until_ns = max(until_ns, excluded.until_ns)"
@@ -50,9 +53,14 @@ _PIN = (
     "INSERT INTO pinned VALUES (?, ?, ?) ON CONFLICT (sop_instance_uid) DO UPDATE SET at = excluded.at, "
     "key = excluded.key WHERE excluded.at >= pinned.at"
 )
+# Where the same bytes have a later key the earlier ones were given up, whatever is there still.
+_FORGET_GIVEN_UP = (
+    "DELETE FROM object WHERE key IN (SELECT first FROM later UNION ALL SELECT earlier.key FROM later AS earlier "
+    "JOIN later ON later.first = earlier.first WHERE later.turn > earlier.turn)"
+)
 # An object that came after the deletion was over is another one, sent again when the first had been collected.
-_FIND_GONE = (
-    "INSERT INTO gone SELECT DISTINCT object.key FROM object JOIN dead ON dead.key = object.key "
+_FIND_TAKEN = (
+    "INSERT INTO taken SELECT object.key, dead.deleted_at FROM object JOIN dead ON dead.key = object.key "
     "LEFT JOIN restored ON restored.key = dead.key AND restored.deleted_at = dead.deleted_at "
     "WHERE restored.key IS NULL AND object.received_ns <= dead.until_ns"
 )
@@ -66,7 +74,7 @@ INSERT INTO event (kind, key) SELECT kind, key FROM (
         END AS at
     FROM object LEFT JOIN pinned ON pinned.key = object.key
     UNION ALL SELECT {_OBJECT}, object.key, 1, restored.moment_ns FROM restored JOIN object ON object.key = restored.key
-    UNION ALL SELECT {_DELETION}, key, 0, until_ns FROM deletion
+    UNION ALL SELECT {_DELETION}, min(key), 0, max(until_ns) FROM deletion GROUP BY name
     UNION ALL SELECT {_REPLACEMENT}, replaced.key, 0, at_ns FROM replaced JOIN object ON object.key = replaced.key
 ) ORDER BY at, kind, rank, key
 """  # noqa: S608 - constants
@@ -108,7 +116,7 @@ class Plan:
         refused: list[Refusal] = []
         write = self._connection.execute
         write("BEGIN")
-        self._connection.executemany("INSERT INTO object VALUES (?, ?, ?)", _received(objects))
+        self._connection.executemany("INSERT INTO object VALUES (?, ?, ?)", self._received(objects))
         journal = Journal(objects)
         for key in objects.keys(JOURNAL):
             try:
@@ -116,7 +124,10 @@ class Plan:
             except (CorruptObject, NotFound) as error:
                 refused.append(Refusal(key, error.reason))
         write("CREATE INDEX object_by_uid ON object (sop_instance_uid)")
-        write(_FIND_GONE)
+        write("CREATE INDEX later_by_first ON later (first)")
+        write("CREATE INDEX deletion_by_name ON deletion (name)")
+        write(_FORGET_GIVEN_UP)
+        write(_FIND_TAKEN)
         write(_ORDER)
         write("CREATE INDEX event_by_key ON event (key)")
         write("COMMIT")
@@ -124,9 +135,16 @@ class Plan:
 
     def _note(self, entry: JournalEntry) -> None:
         write = self._connection.execute
+        name = orjson.dumps([entry.at, *_uids(entry.scope)]).decode()
         if entry.kind is Kind.DELETED:
-            write("INSERT INTO deletion VALUES (?, ?)", (entry.key, entry.moment_ns))
+            write("INSERT INTO deletion VALUES (?, ?, ?)", (entry.key, name, entry.moment_ns))
+        elif entry.kind is Kind.HELD:
+            scope = orjson.dumps(_uids(entry.scope)).decode()
+            write("INSERT INTO held VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (name, entry.at, scope))
+        elif entry.kind is Kind.RELEASED:
+            write("INSERT INTO released VALUES (?) ON CONFLICT DO NOTHING", (name,))
         for key in entry.keys:
+            self._note_key(key)
             if entry.kind is Kind.DELETED:
                 write(_DEAD, (key, entry.at, entry.moment_ns))
             elif entry.kind is Kind.RESTORED:
@@ -135,6 +153,34 @@ class Plan:
                 write("INSERT INTO replaced VALUES (?, ?) ON CONFLICT DO NOTHING", (key, entry.moment_ns))
             else:
                 write(_PIN, (entry.scope.sop_instance_uid, entry.at, key))
+
+    def _note_key(self, key: str) -> None:
+        first, turn = turn_of(key)
+        if turn > 1:
+            self._connection.execute("INSERT INTO later VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (key, first, turn))
+
+    def _received(self, objects: ObjectStore) -> Iterator[tuple[str, str, int]]:
+        for key in objects.keys(INSTANCES):
+            with contextlib.suppress(NotFound):  # somebody has taken it away just now
+                parts = parts_of(key)
+                assert parts is not None, "an object has a key"
+                self._note_key(key)
+                yield key, parts.sop_instance_uid, provenance_of(objects.stat(key)).received_ns
+
+    def entries_of(self, key: str) -> list[str]:
+        """The keys of all entries that say the same deletion as one of them does."""
+        text = "SELECT key FROM deletion WHERE name = (SELECT name FROM deletion WHERE key = ?) ORDER BY key"
+        return [one for (one,) in self._connection.execute(text, (key,)).fetchall()]
+
+    def without_object(self, keys: Sequence[str]) -> set[str]:
+        """Those of some keys under which nothing lies, or nothing that is to be looked for."""
+        text = "SELECT EXISTS (SELECT 1 FROM object WHERE key = ?)"
+        return {key for key in keys if not self._connection.execute(text, (key,)).fetchone()[0]}
+
+    def holds(self) -> list[Hold]:
+        """What is on hold."""
+        text = "SELECT at, scope FROM held WHERE name NOT IN (SELECT name FROM released) ORDER BY at, scope"
+        return [Hold(Scope(*orjson.loads(scope)), at) for at, scope in self._connection.execute(text).fetchall()]
 
     def fingerprint(self) -> str:
         """The same for the same events in the same order, and for no others."""
@@ -165,15 +211,15 @@ class Plan:
             keys.append(key)
         return place, _OBJECT, keys
 
-    def left_behind(self, keys: Sequence[str], place: int) -> list[str]:
-        """Those of some keys that are not deleted in the end and do not come once more behind a place, in the order in
-        which their objects came.
+    def left_behind(self, keys: Sequence[str], deleted_at: str, place: int) -> list[str]:
+        """Those of some keys that a deletion of that time did not take and that do not come once more behind its place,
+        in the order in which their objects came.
         """
         text = (
             f"SELECT min(place), max(place) FROM event WHERE key = ? AND kind = {_OBJECT} "  # noqa: S608 - constants
-            "AND key NOT IN (SELECT key FROM gone WHERE key = ?)"
+            "AND NOT EXISTS (SELECT 1 FROM taken WHERE taken.key = event.key AND taken.deleted_at = ?)"
         )
-        found = [(*self._connection.execute(text, (key, key)).fetchone(), key) for key in keys]
+        found = [(*self._connection.execute(text, (key, deleted_at)).fetchone(), key) for key in keys]
         return [key for first, last, key in sorted(one for one in found if one[0]) if last < place]
 
     def close(self) -> None:
@@ -181,12 +227,8 @@ class Plan:
         self._connection.close()
 
 
-def _received(objects: ObjectStore) -> Iterator[tuple[str, str, int]]:
-    for key in objects.keys(INSTANCES):
-        with contextlib.suppress(NotFound):  # somebody has taken it away just now
-            parts = parts_of(key)
-            assert parts is not None, "an object has a key"
-            yield key, parts.sop_instance_uid, provenance_of(objects.stat(key)).received_ns
+def _uids(scope: Scope) -> list[str]:
+    return [scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid]
 
 
 @dataclass(slots=True)
@@ -277,6 +319,7 @@ class Rebuild:
                 self._place.refused += len(refused)
                 self._place.save()
                 yield Rebuilt(place, last, len(keys), refused)
+        rows.put_holds(self._plan.holds())  # last, as a hold lets nothing be replaced
 
     def _read_ahead(self, threads: ThreadPoolExecutor, place: int) -> _Ahead:
         to, kind, keys = self._plan.behind(place)
@@ -302,16 +345,25 @@ class Rebuild:
 
     def _delete_again(self, rows: IndexUpkeep, key: str, place: int) -> list[Refusal]:
         """Delete what a deletion took, and put back what came when it was over, though its object lay there before."""
-        entry = Journal(self._objects).read(key)
-        waiting = [*self._place.waiting, *rows.keys_under(entry.scope)]
-        self._place.waiting = self._plan.left_behind(sorted(set(waiting)), place)
+        burial = self._burial(key)
+        waiting = [*self._place.waiting, *rows.keys_under(burial.scope)]
+        self._place.waiting = self._plan.left_behind(sorted(set(waiting)), burial.deleted_at, place)
         self._place.save()
-        rows.bury(Burial(entry.scope, entry.at, entry.buried))
+        rows.bury(burial, self._plan.without_object([one for _, one in burial.buried if one]))
         refused = []
         for start in range(0, len(self._place.waiting), AT_ONCE):
             read = [self._read(one) for one in self._place.waiting[start : start + AT_ONCE]]
             refused += self._store_again(rows, read, is_first=True)
         return refused
+
+    def _burial(self, key: str) -> Burial:
+        """A deletion, of all the entries that say it."""
+        journal = Journal(self._objects)
+        entries = [journal.read(one) for one in self._plan.entries_of(key)]
+        first = entries[0]
+        buried = tuple(dict.fromkeys(one for entry in entries for one in entry.buried))
+        extent = first.extent or _extent_of(buried)
+        return Burial(first.scope, first.at, first.source or Source(""), extent, buried)
 
     def _read(self, key: str) -> _Read:
         """The entry of an object, or why it has none."""
@@ -338,6 +390,12 @@ class Rebuild:
     def close(self) -> None:
         """Let go of the plan."""
         self._plan.close()
+
+
+def _extent_of(buried: Sequence[tuple[Scope, str]]) -> Extent:
+    """How much was deleted, as far as it is known by the tombstones: without its bytes."""
+    objects = [scope for scope, key in buried if key]
+    return Extent(len({(*_uids(one)[:2],) for one in objects}), len(set(objects)), len(objects), 0)
 
 
 @dataclass(frozen=True, slots=True)

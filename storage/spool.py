@@ -17,6 +17,7 @@ import mmap
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -398,11 +399,18 @@ def read_label(fd: int) -> bytes:
         return b""
 
 
-def sweep(directory: Path) -> int:
-    """Remove waiting files whose owner is gone; returns how many. Files of living owners are locked and stay (F5)."""
+def sweep(directory: Path, *, idle_seconds: float = 0) -> int:
+    """Remove waiting files whose owner is gone; returns how many. Files of living owners are locked and stay (F5).
+
+    idle_seconds: leave those that were written to since. While others store it must not be 0: between making a file
+    and locking it they are open to us.
+    """
     removed = 0
+    before = time.time() - idle_seconds
     for path in directory.glob("*" + SPOOL_SUFFIX):
         try:
+            if idle_seconds and path.stat().st_mtime > before:
+                continue
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from storage.journal import Journal
 from storage.keys import INSTANCES, JOURNAL, instance_key, parts_of
 from storage.model import Entry, Instance, Kept, Level
 from storage.objects.base import Blob, ObjectStore
-from storage.provenance import UNKNOWN, provenance_of
+from storage.provenance import UNKNOWN, Provenance, provenance_of
 
 ORPHAN_GRACE_SECONDS = 24 * 3600.0
 ROWS_AT_ONCE = 500
@@ -417,10 +417,10 @@ class Scrub:
         with blob, self._archive.spool() as spool:
             for chunk in chunks_of(blob, 0):
                 spool.write(chunk)
-            source = UNKNOWN
+            provenance = Provenance(time.time_ns(), UNKNOWN)
             with contextlib.suppress(NotFound):
-                source = provenance_of(self._objects.stat(name)).source
-            self._archive.adopt(spool, source)
+                provenance = provenance_of(self._objects.stat(name))
+            self._archive.adopt(spool, provenance)
         return True
 
     # -- journal

@@ -166,7 +166,7 @@ def database_url(folder: Path) -> str:
         if name in _folders:
             with psycopg.connect(server.url(name), autocommit=True) as connection:
                 connection.execute(
-                    "TRUNCATE study, series, instance, document, thumbnail, rival, tombstone, change, "
+                    "TRUNCATE study, series, instance, document, thumbnail, rival, tombstone, deletion, hold, change, "
                     "study_extended, series_extended, instance_extended, extended_tag, route, outbox, "
                     "commitment, subscriber, undelivered, delivery, delivery_study, coercion, quota RESTART IDENTITY"
                 )

@@ -18,6 +18,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "ser
 READERS_OF_THE_ENVIRONMENT = {"gateway/settings.py"}
 # Where a request or message ends, or a thread that others wait for: a bug must become an answer, not a dead thread.
 EDGES = {
+    "gateway/collecting.py",
     "gateway/delivery.py",
     "gateway/dimse/forwarding.py",
     "gateway/dimse/reporting.py",

@@ -178,7 +178,12 @@ def test_every_test_that_the_conformance_tables_name_exists_and_every_rule_has_o
 
 
 def test_every_rule_of_policies_has_its_tests_and_all_of_them_exist():
-    text = (ROOT / "docs" / "conformance.md").read_text("utf-8").partition("# Conformance of storing: policies")[2]
+    text = (
+        (ROOT / "docs" / "conformance.md")
+        .read_text("utf-8")
+        .partition("# Conformance of storing: policies")[2]
+        .partition("\n# ")[0]
+    )
     rows = re.findall(r"^\| ([RSFH]T?\d+)(?: F12)? \|.*\| (.+) \|$", text, re.MULTILINE)
     listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
     assert list(listed) == ["R4", "R5", "ST2", "ST10", "F8", "F9", "H32"]
@@ -189,3 +194,22 @@ def test_every_rule_of_policies_has_its_tests_and_all_of_them_exist():
     }
     assert set().union(*listed.values()) <= found
     assert all(listed.values())
+
+
+def test_every_rule_of_deletions_has_its_tests_and_all_of_them_exist():
+    text = (
+        (ROOT / "docs" / "conformance.md")
+        .read_text("utf-8")
+        .partition("# Conformance of deleting")[2]
+        .partition("\n# ")[0]
+    )
+    rows = re.findall(r"^\| ([A-Z]+\d+) \|.*\| (.+) \|$", text, re.MULTILINE)
+    listed = {rule: set(re.findall(r"`(test_\w+)`", cell)) for rule, cell in rows}
+    assert {"K5", "R3", "R9", "R12", "H22", "H31"} <= listed.keys()
+    assert all(listed.values())
+    found = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r"^ *def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert set().union(*listed.values()) - found == set()

@@ -14,7 +14,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.dicomweb import bulk, changes, commitment, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, changes, commitment, delete, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.documents import ENCAPSULATED, REPORT_OFFERS
 from gateway.dicomweb.media_types import (
     DICOM,
@@ -95,6 +95,7 @@ DESCRIBED: Mapping[Endpoint, Described] = {
     qido.series: Described("SearchForSeries", _SEARCH, _texts(METADATA_OFFERS)),
     qido.instances: Described("SearchForInstances", _SEARCH, _texts(METADATA_OFFERS)),
     stow.store: Described("StoreInstances", (), _texts(stow.ANSWER_OFFERS), (*_STORED_AS, *stow.PART_TYPES)),
+    delete.delete: Described("Delete", (), (), is_standard=False),
     wado.instances: Described("RetrieveInstances", _TRANSFER, _INSTANCES),
     wado.metadata: Described("RetrieveMetadata", ("accept",), _texts(METADATA_OFFERS)),
     wado.frames: Described("RetrieveFrames", _TRANSFER, _FRAMES),
@@ -175,7 +176,7 @@ def _add_method(resource: ET.Element, name: str, described: Described) -> None:
         _element(request, "param", name=parameter, style="query")
     for media_type in described.requests:
         _element(request, "representation", mediaType=media_type)
-    response = _element(method, "response", status="200")
+    response = _element(method, "response", status="200" if described.answers else "204")
     for media_type in described.answers:
         _element(response, "representation", mediaType=media_type)
 

@@ -41,10 +41,12 @@ STATUS: Mapping[type[errors.GatewayError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.NotFound: 404,
     errors.Gone: 410,
+    errors.OnHold: 409,
     errors.NotAcceptable: 406,
     errors.Undecodable: 422,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
+    errors.RateLimited: 429,
     errors.Overloaded: 503,
     errors.StorageUnavailable: 503,
     errors.PolicyFailed: 500,
@@ -61,6 +63,8 @@ def retry_seconds(error: BaseException) -> int:
     """When it is worth trying again: quotas are of a day (UTC)."""
     if isinstance(error, errors.QuotaExceeded):
         return _DAY_SECONDS - int(time.time()) % _DAY_SECONDS
+    if isinstance(error, errors.RateLimited):
+        return error.seconds
     return RETRY_SECONDS
 
 
@@ -77,7 +81,7 @@ def error_response(_: Request, error: Exception) -> Response:
         logger.error("http.failed", extra={"error": type(error).__name__}, exc_info=None if known else error)
     body = {"error": type(error).__name__ if known else "Internal", **_reason(error)}
     headers = dict(NO_SNIFF)
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = str(retry_seconds(error))
     return Response(orjson.dumps(body), status, headers, "application/json")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.dicomweb import bulk, changes, commitment, qido, rendered, stow, wado, wado_uri
+from gateway.dicomweb import bulk, changes, commitment, delete, qido, rendered, stow, wado, wado_uri
 from gateway.dicomweb.capabilities import capabilities
 from gateway.dicomweb.responses import ALIAS, ROOT
 from gateway.routing import Endpoint, Route
@@ -24,6 +24,7 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/instances", qido.instances),
     ("GET", _STUDY, wado.instances),
     ("POST", _STUDY, stow.store),
+    ("DELETE", _STUDY, delete.delete),
     ("GET", _STUDY + "/series", qido.series),
     ("GET", _STUDY + "/instances", qido.instances),
     ("GET", _STUDY + "/metadata", wado.metadata),
@@ -32,6 +33,7 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", _STUDY + "/rendered", rendered.rendered),
     ("GET", _STUDY + "/thumbnail", rendered.thumbnail),
     ("GET", _SERIES, wado.instances),
+    ("DELETE", _SERIES, delete.delete),
     ("GET", _SERIES + "/instances", qido.instances),
     ("GET", _SERIES + "/metadata", wado.metadata),
     ("GET", _SERIES + "/bulkdata", bulk.all_bulk_data),
@@ -39,6 +41,7 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", _SERIES + "/rendered", rendered.rendered),
     ("GET", _SERIES + "/thumbnail", rendered.thumbnail),
     ("GET", _INSTANCE, wado.instances),
+    ("DELETE", _INSTANCE, delete.delete),
     ("GET", _INSTANCE + "/metadata", wado.metadata),
     ("GET", _INSTANCE + "/bulkdata", bulk.all_bulk_data),
     ("GET", _INSTANCE + "/pixeldata", bulk.pixel_data),
@@ -56,11 +59,14 @@ TABLE: tuple[tuple[str, str, Endpoint], ...] = (
 )
 
 
-def routes() -> list[Route]:
+def routes(*, allow_delete: bool = False) -> list[Route]:
     """DICOMweb below its root, and below the alias that Orthanc's users know; WADO-URI and the change feed at the top,
     too.
+
+    allow_delete: whether that is among what is told to be there; where it is not, it is answered with the reason.
     """
-    rows = [*TABLE, ("OPTIONS", "", capabilities(TABLE))]
+    told = [row for row in TABLE if allow_delete or row[2] is not delete.delete]
+    rows = [*TABLE, ("OPTIONS", "", capabilities(told))]
     table = [Route(method, root + path, endpoint) for root in (ROOT, ALIAS) for method, path, endpoint in rows]
     at_top = ((_URI, wado_uri.retrieve), (_CHANGES, changes.changes), (_LATEST, changes.latest))
     return [*table, *(Route("GET", path, endpoint) for path, endpoint in at_top)]

@@ -69,6 +69,7 @@ FAILURE_REASONS: Mapping[type[GatewayError], int] = {
     errors.StudyMismatch: 0xA901,
     errors.TooLarge: 0xA700,
     errors.InstanceConflict: 45070,
+    errors.OnHold: 45070,
     errors.UnsupportedSOPClass: 0x0122,
     errors.UnsupportedTransferSyntax: 0xC122,
     errors.BadRequest: 0xC000,

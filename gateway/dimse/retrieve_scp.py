@@ -330,7 +330,10 @@ class _Operation:
         }
 
     def reply(self, *, is_cancelled: bool = False) -> Reply:
-        """The final response (M1, M3)."""
+        """The final response (M1, M3). What was deleted since it was matched was not sent either."""
+        if not is_cancelled:
+            self._failed += self._remaining
+            self._remaining = 0
         counts = self._counts()
         if is_cancelled:
             status = CANCELLED

@@ -9,12 +9,13 @@ from storage.errors import Forbidden
 
 
 class Verb(enum.Enum):
-    """What can be done with the archive, in PS3.18's words."""
+    """What can be done with the archive, in PS3.18's words. HOLD: say what nobody may delete, and end that."""
 
     STORE = "store"
     SEARCH = "search"
     RETRIEVE = "retrieve"
     DELETE = "delete"
+    HOLD = "hold"
 
 
 EVERY_VERB = frozenset(Verb)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import datetime as dt
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.commitment import Commitment
@@ -13,9 +14,12 @@ from storage.model import (
     Burial,
     Change,
     Coerced,
+    Deletion,
     Delivery,
     Document,
     Entry,
+    Extent,
+    Hold,
     Instance,
     Kept,
     Lined,
@@ -23,12 +27,74 @@ from storage.model import (
     Pending,
     Progress,
     Receipt,
+    Remains,
     Scope,
+    Source,
     Subscriber,
     Terms,
     Undelivered,
     Version,
 )
+
+OPERATOR = Source("operator")
+
+
+class OtherKey(Exception):  # noqa: N818 - no failure: where to go on
+    """The object of an entry has to be kept under another key, ``key``; nothing was written."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+
+class Deletions(Protocol):
+    """What was deleted, and what may not be. Thread-safe, for any number of processes.
+
+    An object whose instance was deleted is *kept*, and its tombstone has its key, until that is *spent*; then it may be
+    removed at any moment, and is never the key of a row again.
+    """
+
+    def listed(self, after: int, limit: int) -> Sequence[Deletion]:
+        """Deletions behind a number, ascending."""
+        ...
+
+    def remains(self, scope: Scope, after: int, limit: int) -> Sequence[Remains]:
+        """Objects that are kept of what was deleted under ``scope``, behind a number: instances in the order in which
+        they were stored, before what came later under their UIDs.
+        """
+        ...
+
+    def hold(self, scope: Scope) -> Hold:
+        """Let nobody delete or replace a resource, nor anything above or below it, and collect nothing of it; until
+        ``release``. One that is there already stays.
+
+        It is durable on return; deletions that are under way end before it, or are refused.
+        """
+        ...
+
+    def release(self, scope: Scope) -> bool:
+        """End a hold. False when there is none on this very resource."""
+        ...
+
+    def holds(self) -> Sequence[Hold]:
+        """All holds, the oldest first."""
+        ...
+
+    def spend(self, before: dt.datetime, limit: int) -> int:
+        """Give up the keys of objects that were deleted before a time, in one durable transaction; returns how many
+        tombstones were looked at, at most ``limit``. Those on hold stay, and so does every object that a row refers to.
+        """
+        ...
+
+    def spent(self, limit: int) -> Sequence[tuple[str, int]]:
+        """Keys that were given up and whose objects may still be there, each with how often that was."""
+        ...
+
+    def collected(self, keys: Sequence[tuple[str, int]]) -> None:
+        """Say that objects were removed, after they were read from ``spent``; not of those that a store has put there
+        meanwhile.
+        """
+        ...
 
 
 class Outbox(Protocol):
@@ -82,19 +148,23 @@ class IndexUpkeep(Protocol):
         ...
 
     def known(self, keys: Iterable[str], *, with_deleted: bool = True) -> frozenset[str]:
-        """Those of some keys that a row has: of an instance, of a rival, or of one that was deleted."""
+        """Those of some keys that a row has: of an instance, of a rival, or of one that was deleted and whose object
+        may still be there.
+        """
         ...
 
     def keys_under(self, scope: Scope) -> Sequence[str]:
         """The keys of all that a deletion of a resource would take away: of its instances and their rivals."""
         ...
 
-    def burial(self, scope: Scope) -> Burial | None:
-        """The last deletion of exactly that resource, with all that it took; None if it never was deleted."""
+    def burials(self, scope: Scope) -> Iterator[Burial]:
+        """The last deletion of exactly that resource, some of what it took at a time; none if it never was deleted."""
         ...
 
     def deletions(self, instance: Instance) -> Sequence[str]:
-        """When that object of an instance was deleted, each time; see ``Burial.deleted_at``."""
+        """When that object of an instance was deleted, each time, unless its key was given up since; see
+        ``Burial.deleted_at``.
+        """
         ...
 
     def miscounted(self, after: int, limit: int) -> tuple[int, int, Sequence[Scope]]:
@@ -135,8 +205,15 @@ class IndexUpkeep(Protocol):
         """Let an entry be the current version of its instance, as though it became that at a time (ISO 8601)."""
         ...
 
-    def bury(self, burial: Burial) -> None:
-        """``Index.delete`` as it was once done: with the tombstones of then, also of what is not there any more."""
+    def bury(self, burial: Burial, given_up: Collection[str]) -> None:
+        """``Index.delete`` as it was once done: with the tombstones of then, also of what is not there any more.
+
+        given_up: those keys of it under which nothing may be looked for; see ``Deletions``.
+        """
+        ...
+
+    def put_holds(self, holds: Sequence[Hold]) -> None:
+        """Have these holds and no others."""
         ...
 
     def begin_feed_after(self, sequence: int) -> None:
@@ -301,6 +378,11 @@ class Index(Protocol):
         ...
 
     @property
+    def deletions(self) -> Deletions:
+        """What was deleted, and what may not be."""
+        ...
+
+    @property
     def upkeep(self) -> IndexUpkeep:
         """The rows as those see them who look after the archive."""
         ...
@@ -333,6 +415,10 @@ class Index(Protocol):
         By its terms a variant or conflict becomes current (REPLACED), and the version before it is kept beside it; or
         a conflict raises InstanceConflict. QuotaExceeded is raised when the quota has no room for bytes that are not
         kept yet. Bytes that were coerced when they came before are the very same as they came.
+
+        Raises OnHold when what would be replaced is on hold, and OtherKey, with nothing written, where the object has
+        to be under another key first: the one that a row for the same bytes has, or a new one where that of the entry
+        was given up.
         """
         ...
 
@@ -387,12 +473,17 @@ class Index(Protocol):
         """Whether the resource is known to have been deleted (and is not there again)."""
         ...
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Remove the rows under ``scope``: tombstones, counts and changes in one transaction (R9).
+    def extent(self, scope: Scope) -> Extent | None:
+        """How much there is under ``scope``; None when there is nothing."""
+        ...
 
-        Returns what was removed, empty when there was nothing; parents that are left empty go, too. One change names
-        the scope. The objects, those of rivals as well, stay for whoever collects them, with their keys in the
-        tombstones.
+    def delete(self, scope: Scope, by: Source = OPERATOR, *, per_minute: int = 0) -> Extent | None:
+        """Remove the rows under ``scope``: tombstones, counts, changes, and who did it, in one transaction (R9).
+
+        Returns how much was removed, None when there was nothing; parents that are left empty go, too. One change
+        names the scope. The objects, those of rivals as well, stay for whoever collects them, with their keys in the
+        tombstones. Memory does not grow with the number of instances. per_minute: how often the same address may
+        delete by the same door; 0 for any. Raises OnHold or RateLimited, with nothing removed.
         """
         ...
 

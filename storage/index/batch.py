@@ -18,7 +18,8 @@ import orjson
 from storage.attributes import Attribute, by_keyword, table
 from storage.errors import GatewayError
 from storage.forms import search_forms
-from storage.index import quotas, versions
+from storage.index import quotas, tombstones, versions
+from storage.index.base import OtherKey
 from storage.index.columns import (
     date_order,
     derived_columns,
@@ -31,19 +32,21 @@ from storage.index.columns import (
 from storage.index.engine import Connection
 from storage.index.extended import advance, fall_back, insert_rows, of_table, places, replace_rows
 from storage.index.fragments import attributes_text, read_attributes
-from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, ORDERS, scope_condition
+from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, scope_condition
 from storage.index.versions import ENCODING, RECEIVED
 from storage.model import (
     ON_DEFAULT_TERMS,
     Burial,
     Conflict,
     Entry,
+    Extent,
     Instance,
     JsonElement,
     Level,
     Outcome,
     Receipt,
     Scope,
+    Source,
     Terms,
 )
 
@@ -104,7 +107,12 @@ _REWRITE_DOCUMENT = (
 _UPDATE_STUDY = _update("study", STUDY_DERIVED)
 _UPDATE_SERIES = _update("series", SERIES_DERIVED)
 
-_SELECT_CURRENT = f"SELECT {INSTANCE_COLUMNS} FROM {INSTANCE_TABLES} WHERE instance.sop_instance_uid = ?"  # noqa: S608 - constant names
+# One row always: whether something was deleted that had this key, and the instance of that UID, if there is one.
+_SELECT_CURRENT = (
+    f"SELECT {tombstones.IS_BURIED}, {INSTANCE_COLUMNS} FROM (SELECT 1 AS one) AS always "  # noqa: S608 - constant names
+    "LEFT JOIN instance ON instance.sop_instance_uid = ? LEFT JOIN series ON instance.series = series.id "
+    "LEFT JOIN study ON series.study = study.id"
+)
 _SELECT_STUDY = (
     "SELECT id, attributes, modalities_in_study, sop_classes_in_study FROM study WHERE study_instance_uid = ?"
 )
@@ -251,21 +259,32 @@ class Batch:
 
     # -- store
 
-    def add(self, row: Row, terms: Terms = ON_DEFAULT_TERMS) -> Receipt | GatewayError:
-        """Insert an entry as ``Index.add`` promises it. A refusal is returned, for nothing has to be undone for it."""
+    def add(
+        self, row: Row, terms: Terms = ON_DEFAULT_TERMS, *, is_replayed: bool = False
+    ) -> Receipt | GatewayError | OtherKey:
+        """Insert an entry as ``Index.add`` promises it; what it would raise is returned, as the transaction goes on.
+
+        is_replayed: its object lies where it says, and no key is given up.
+        """
         entry, instance = row.entry, row.entry.instance
-        found = self._connection.execute(_SELECT_CURRENT, (instance.sop_instance_uid,)).fetchone()
-        current = None if found is None else Instance(*found)
+        is_buried, *found = self._connection.execute(
+            _SELECT_CURRENT, (instance.key, instance.sop_instance_uid)
+        ).fetchone()
+        current = None if found[0] is None else Instance(*found)
         outcome = Outcome.STORED
         if current is not None:
             decision = versions.decided(self._connection, entry, current, terms.conflict)
             if isinstance(decision, GatewayError):
                 return decision
             outcome = decision
-        if terms.quota is not None and self._is_counted(entry, outcome):
-            refused = quotas.charge(self._connection, terms.quota, instance, self._now)
-            if refused is not None:
-                return refused
+        quota = terms.quota if terms.quota is not None and self._is_counted(entry, outcome) else None
+        if quota is not None and (refused := quotas.refusal(self._connection, quota, instance, self._now)):
+            return refused
+        key = self._key_for(entry, current, outcome, is_buried=bool(is_buried), is_replayed=is_replayed)
+        if key != instance.key:
+            return OtherKey(key)
+        if quota is not None:
+            quotas.charge(self._connection, quota, instance, self._now)
         if current is None:
             receipt = self._insert_instance(row, STORED, versions.received_at(entry.source, self._now))
         elif outcome is Outcome.REPLACED:
@@ -274,6 +293,29 @@ class Batch:
             return self._receive_again(entry, current, outcome, terms)
         versions.note_coercion(self._connection, entry)
         return receipt
+
+    def _key_for(
+        self, entry: Entry, current: Instance | None, outcome: Outcome, *, is_buried: bool, is_replayed: bool
+    ) -> str:
+        """Under which key the object has to be, that of the entry if it may stay there.
+
+        is_buried: something was deleted that had the key of the entry.
+        """
+        connection, instance = self._connection, entry.instance
+        known = "" if current is None else versions.key_of(connection, instance, current)
+        if not known and current is not None:
+            is_beside = outcome in (Outcome.VARIANT, Outcome.CONFLICT) and versions.is_beside(connection, entry)
+            if outcome is Outcome.DUPLICATE or is_beside:  # the bytes as they came are there in another form
+                if not is_replayed:
+                    tombstones.give_up(connection, instance.key, self._now)
+                return instance.key
+        if not is_buried:
+            return known or instance.key
+        if not is_replayed:
+            return tombstones.claim(connection, instance.key, known)
+        if not known:
+            tombstones.revive(connection, instance.key)
+        return known or instance.key
 
     def _is_counted(self, entry: Entry, outcome: Outcome) -> bool:
         """Whether a quota counts it: bytes that are kept already cost nothing."""
@@ -324,18 +366,15 @@ class Batch:
         fall_back(connection)
         self.forget()
         has_moved = current.scope != instance.scope
-        self._remove_empty_parents(
-            study_id,
-            current.study_instance_uid,
-            [(series_id, current.series_instance_uid)],
-            kept=None if has_moved else instance.scope,
-        )
+        left = [(series_id, current.series_instance_uid)]
+        emptied = self._remove_empty_parents(study_id, current.study_instance_uid, left)
         has_left_study = current.study_instance_uid != instance.study_instance_uid
         has_left_series = has_left_study or current.series_instance_uid != instance.series_instance_uid
         self._say_anew(Level.STUDY, study_id, {} if has_left_study else row.study)
         self._say_anew(Level.SERIES, series_id, {} if has_left_series else row.series)
-        if has_moved:
-            self._bury([(current.scope, "")])
+        if has_moved:  # else it comes back at once, and is not said to be gone
+            tombstones.bury_scopes(connection, emptied, None, self._now)
+            tombstones.bury_scopes(connection, [current.scope], None, self._now)
             self.note(DELETED, current.scope)
         received = versions.taken_back(connection, row.entry, self._now, is_received=terms.is_received)
         receipt = self._insert_instance(row, REPLACED, received)
@@ -344,19 +383,22 @@ class Batch:
         self.forget()
         return dataclasses.replace(receipt, outcome=Outcome.REPLACED, replaced=current)
 
-    def _say_anew(self, level: Level, owner: int, coming: Mapping[str, JsonElement]) -> None:
-        """What a study or series says after an instance was taken out, unless what comes for it says all of it."""
+    def _say_anew(self, level: Level, owner: int, coming: Mapping[str, JsonElement]) -> bool:
+        """What a study or series says after an instance was taken out, unless what comes for it says all of it; whether
+        that is something else than before.
+        """
         select, update, values = _ANEW[level]
         found = self._connection.execute(select, (owner,)).fetchone()
         before = {} if found is None else read_attributes(found[0])
         if all(coming.get(tag) == element for tag, element in before.items()):
-            return
+            return False
         after = versions.first_values(self._connection, level, owner, before)
         changed = {tag for tag in before.keys() | after.keys() if before.get(tag) != after.get(tag)}
         if changed:
             self._connection.execute(update, (*values(after), owner))
             if self._extended != ():
                 self._extend(level, owner, after, changed)
+        return bool(changed)
 
     def _insert(self, text: str, values: Sequence[Any]) -> int:
         """Insert a row; returns its id."""
@@ -452,53 +494,49 @@ class Batch:
 
     # -- delete
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """Remove what is under a scope as ``Index.delete`` promises it."""
+    def delete(self, scope: Scope, by: Source, per_minute: int) -> Extent | GatewayError | None:
+        """Remove what is under a scope as ``Index.delete`` promises it; what it would raise is returned."""
+        found = tombstones.extent_of(self._connection, scope)
+        if found is None:
+            return None
+        if refused := tombstones.refusal(self._connection, scope, by, per_minute, self._now):
+            return refused
+        now = tombstones.moment_of_next(self._connection, self._now)
+        deletion = tombstones.note_deletion(self._connection, scope, by, found, now)
+        self._take_out(scope, deletion, now)
+        return found
+
+    def _take_out(self, scope: Scope, deletion: int, now: str) -> None:
+        """Remove the rows under a scope, with tombstones and one change; in memory it holds no more than the series.
+
+        What stays of a study or series says what the instances say that are left, as though the others had never come:
+        so it is after a rebuild when their objects are gone.
+        """
         condition, parameters = scope_condition(scope)
-        if not parameters:  # a scope that names nothing is everything
-            return []
-        rows = self._connection.execute(
-            f"SELECT {INSTANCE_COLUMNS}, series.id, study.id FROM {INSTANCE_TABLES} WHERE {condition} "  # noqa: S608 - constants
-            f"ORDER BY {ORDERS[Level.INSTANCE]}",
+        touched = self._connection.execute(
+            "SELECT DISTINCT study.id, study.study_instance_uid, series.id, series.series_instance_uid "  # noqa: S608 - constants
+            f"FROM {INSTANCE_TABLES} WHERE {condition}",
             parameters,
         ).fetchall()
-        if not rows:
-            return []
-        removed = [Instance(*row[:-2]) for row in rows]
-        self._bury((one.scope, one.key) for one in removed)
+        tombstones.bury_instances(self._connection, condition, parameters, deletion, now)
         self._remove_rows(condition, parameters)
-        studies = sorted({(row[-1], row[0]) for row in rows})
-        for study_id, study_uid in studies:
-            emptied = sorted({(row[-2], row[1]) for row in rows if row[-1] == study_id})
-            self._remove_empty_parents(study_id, study_uid, emptied)
         fall_back(self._connection)
+        for study_id, study_uid in sorted({row[:2] for row in touched}):
+            series = sorted(row[2:] for row in touched if row[0] == study_id)
+            emptied = self._remove_empty_parents(study_id, study_uid, series)
+            tombstones.bury_scopes(self._connection, emptied, deletion, now)
+            parents = [(Level.STUDY, study_id), *((Level.SERIES, series_id) for series_id, _ in series)]
+            changed = [self._say_anew(level, owner, {}) for level, owner in parents]
+            if any(changed):
+                self._count_again(study_id)
+            self._gains.pop(study_id, None)
         self.note(DELETED, scope)
         self.forget()
-        for study_id, _ in studies:
-            self._gains.pop(study_id, None)
-        return removed
-
-    def _bury(self, resources: Iterable[tuple[Scope, str]]) -> None:
-        self._connection.executemany(
-            "INSERT INTO tombstone (study_instance_uid, series_instance_uid, sop_instance_uid, object_key, deleted_at) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (
-                (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key, self._now)
-                for scope, key in resources
-            ),
-        )
 
     def _remove_rows(self, condition: str, parameters: Sequence[Any]) -> None:
-        """The rows of instances, their documents, and their rivals, whose objects get a tombstone as well."""
+        """The rows of instances, their documents, thumbnails and rivals."""
         chosen = f"(SELECT instance.id FROM {INSTANCE_TABLES} WHERE {condition})"  # noqa: S608 - constants
         uids = f"(SELECT instance.sop_instance_uid FROM {INSTANCE_TABLES} WHERE {condition})"  # noqa: S608 - constants
-        self._connection.execute(
-            "INSERT INTO tombstone "  # noqa: S608 - constants
-            "(study_instance_uid, series_instance_uid, sop_instance_uid, object_key, deleted_at) "
-            "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key, ? FROM rival "
-            f"WHERE sop_instance_uid IN {uids}",
-            (self._now, *parameters),
-        )
         for text in (
             f"DELETE FROM rival WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
             f"DELETE FROM coercion WHERE sop_instance_uid IN {uids}",  # noqa: S608 - constants
@@ -509,23 +547,24 @@ class Batch:
             self._connection.execute(text, parameters)
 
     def _remove_empty_parents(
-        self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]], *, kept: Scope | None = None
-    ) -> None:
-        """kept: what comes back at once, in the same transaction, and is not said to be gone."""
+        self, study_id: int, study_uid: str, touched: Iterable[tuple[int, str]]
+    ) -> Sequence[Scope]:
+        """Remove the series, and the study, that nothing is left in; which they were."""
+        emptied = []
         for series_id, series_uid in touched:
-            emptied = self._connection.execute(
+            gone = self._connection.execute(
                 "DELETE FROM series WHERE id = ? AND NOT EXISTS (SELECT 1 FROM instance WHERE series = series.id)",
                 (series_id,),
             )
-            if emptied.rowcount and kept is None:
-                self._bury([(Scope(study_uid, series_uid), "")])
-        emptied = self._connection.execute(
+            if gone.rowcount:
+                emptied.append(Scope(study_uid, series_uid))
+        gone = self._connection.execute(
             "DELETE FROM study WHERE id = ? AND NOT EXISTS (SELECT 1 FROM series WHERE study = study.id)", (study_id,)
         )
-        if not emptied.rowcount:
-            self._count_again(study_id)
-        elif kept is None:
-            self._bury([(Scope(study_uid), "")])
+        if gone.rowcount:
+            return [*emptied, Scope(study_uid)]
+        self._count_again(study_id)
+        return emptied
 
     def _count_again(self, study_id: int) -> None:
         """Counts and lists of a study from its rows, as ``settle`` would have left them."""
@@ -557,10 +596,14 @@ class Batch:
     # -- upkeep
 
     def add_of(self, row: Row, received_at: str, terms: Terms = ON_DEFAULT_TERMS) -> Receipt:
-        """Insert an entry as one that came at another time, on terms that refuse nothing."""
+        """Insert an entry as one that came at another time, on terms that refuse nothing, under whichever key the same
+        bytes have already.
+        """
         now, self._now = self._now, received_at
         try:
-            receipt = self.add(row, terms)
+            receipt = self.add(row, terms, is_replayed=True)
+            if isinstance(receipt, OtherKey):
+                receipt = self.add(_under(row, receipt.key), terms, is_replayed=True)
         finally:
             self._now = now
         assert isinstance(receipt, Receipt)
@@ -570,29 +613,18 @@ class Batch:
         """Let an entry be the current version, as it became that at another time."""
         return self.add_of(row, at, Terms(Conflict.REPLACE, is_received=False))
 
-    def bury(self, burial: Burial) -> None:
+    def bury(self, burial: Burial, given_up: Collection[str]) -> None:
         """Remove what is under a scope, as at another time, and keep the tombstones that were kept of it then."""
+        self.settle()  # what parents gained in this transaction belongs to rows that may go now
+        last = tombstones.last_tombstone(self._connection)
         now, self._now = self._now, burial.deleted_at
         try:
-            (last,) = self._connection.execute("SELECT coalesce(max(id), 0) FROM tombstone").fetchone()
-            self.settle()  # what parents gained in this transaction belongs to rows that may go now
-            self.delete(burial.scope)
-            self._connection.execute("DELETE FROM tombstone WHERE id > ?", (last,))
-            known = {
-                tuple(found)
-                for found in self._connection.execute(
-                    "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone "
-                    "WHERE deleted_at = ?",
-                    (burial.deleted_at,),
-                ).fetchall()
-            }
-            self._bury(
-                (scope, key)
-                for scope, key in burial.buried
-                if (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key) not in known
-            )
+            deletion = tombstones.deletion_of(self._connection, burial)
+            if tombstones.extent_of(self._connection, burial.scope) is not None:
+                self._take_out(burial.scope, deletion, burial.deleted_at)
         finally:
             self._now = now
+        tombstones.make_those_of(self._connection, burial, deletion, last, given_up)
 
     def recount(self, study_instance_uid: str) -> None:
         """Say of a study and its series what their rows say; those without instances go."""
@@ -619,6 +651,13 @@ class Batch:
         document = (found[0], row.entry.metadata, row.entry.frame_table, row.bulk)
         self._connection.execute(_REWRITE_DOCUMENT, document)
         return True
+
+
+def _under(row: Row, key: str) -> Row:
+    """The same entry with its object under another key."""
+    entry = row.entry
+    instance = dataclasses.replace(entry.instance, key=key)
+    return dataclasses.replace(row, entry=dataclasses.replace(entry, instance=instance))
 
 
 def _modalities(attributes: Mapping[str, JsonElement]) -> list[str]:

@@ -27,12 +27,8 @@ def refusal(connection: Connection, quota: Quota, instance: Instance, now: str) 
     return QuotaExceeded(uid=instance.sop_instance_uid) if is_over else None
 
 
-def charge(connection: Connection, quota: Quota, instance: Instance, now: str) -> QuotaExceeded | None:
-    """Count an instance that is about to be kept, unless there is no room for it; then nothing is written."""
-    refused = refusal(connection, quota, instance, now)
-    if refused is not None:
-        return refused
+def charge(connection: Connection, quota: Quota, instance: Instance, now: str) -> None:
+    """Count an instance that is about to be kept, after ``refusal`` has found room for it in the same transaction."""
     connection.execute(_CHARGE, (quota.name, now[:10], instance.size_bytes))
     oldest = dt.date.fromisoformat(now[:10]) - dt.timedelta(days=_KEPT_DAYS)
     connection.execute(_FORGET, (oldest.isoformat(),))
-    return None

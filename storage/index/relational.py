@@ -14,11 +14,13 @@ from typing import Any
 import orjson
 
 from storage.attributes import table
-from storage.errors import GatewayError
-from storage.index import probes, stability
+from storage.errors import GatewayError, Gone
+from storage.index import probes, stability, tombstones
+from storage.index.base import OPERATOR, OtherKey
 from storage.index.batch import Batch, row_of
 from storage.index.commitments import RelationalCommitments
 from storage.index.committer import Committer
+from storage.index.deletions import RelationalDeletions
 from storage.index.deliveries import RelationalDeliveries
 from storage.index.dialect import Dialect
 from storage.index.engine import Connection, Engine
@@ -54,6 +56,7 @@ from storage.model import (
     Conflict,
     Document,
     Entry,
+    Extent,
     Instance,
     Level,
     Lined,
@@ -61,6 +64,7 @@ from storage.model import (
     Progress,
     Receipt,
     Scope,
+    Source,
     Terms,
     Version,
 )
@@ -78,6 +82,10 @@ _CHANGES = (
     "WHERE sequence > ? ORDER BY sequence LIMIT ?"
 )
 _LATEST = "SELECT coalesce(max(sequence), 0) FROM change"
+_LAST_CHANGE = "(SELECT coalesce(max(sequence), 0) FROM change)"
+_DELETED_SINCE = (
+    "SELECT EXISTS (SELECT 1 FROM change WHERE sequence > ? AND kind = 'deleted' AND study_instance_uid = ?{condition})"
+)
 _THUMBNAIL = (
     "SELECT picture FROM thumbnail JOIN instance ON thumbnail.instance = instance.id "
     "WHERE instance.sop_instance_uid = ? AND thumbnail.name = ?"
@@ -95,8 +103,8 @@ _IS_BURIED = (
 class RelationalIndex:
     """``storage.index.base.Index`` in an engine whose schema is up to date. See there for the promises.
 
-    outbox, commitments, deliveries, subscribers, upkeep: see ``Index``. queue_capacity: stores that may wait for a
-    commit.
+    outbox, commitments, deletions, deliveries, subscribers, upkeep: see ``Index``. queue_capacity: stores that may wait
+    for a commit.
     """
 
     def __init__(self, engine: Engine, *, queue_capacity: int = 1000) -> None:
@@ -107,6 +115,7 @@ class RelationalIndex:
         self.commitments = RelationalCommitments(engine, self._committer, self.outbox)
         self.subscribers = RelationalSubscribers(engine, self._committer)
         self.deliveries = RelationalDeliveries(engine, self._committer)
+        self.deletions = RelationalDeletions(engine, self._committer)
         try:
             self._register()
         except BaseException:
@@ -125,13 +134,13 @@ class RelationalIndex:
         """See ``Index.add``."""
         row = row_of(entry)
         result = self._committer.run(lambda batch: batch.add(row, terms))
-        if isinstance(result, GatewayError):
+        if isinstance(result, GatewayError | OtherKey):
             raise result
         return result
 
     def foresee(self, entry: Entry, terms: Terms) -> None:
         """See ``Index.foresee``."""
-        if terms.quota is None and terms.conflict is not Conflict.REJECT:
+        if terms.quota is None and terms.conflict is Conflict.KEEP_FIRST:
             return
         now = dt.datetime.now(dt.UTC).isoformat()
         uid = entry.instance.sop_instance_uid
@@ -156,9 +165,22 @@ class RelationalIndex:
         with self._engine.reading() as connection:
             return coerced_before(connection, sop_instance_uid, transfer_syntax_uid, digest)
 
-    def delete(self, scope: Scope) -> Sequence[Instance]:
-        """See ``Index.delete``."""
-        return self._committer.run(lambda batch: batch.delete(scope))
+    def extent(self, scope: Scope) -> Extent | None:
+        """See ``Index.extent``."""
+        with self._engine.reading() as connection:
+            return tombstones.extent_of(connection, scope)
+
+    def delete(self, scope: Scope, by: Source = OPERATOR, *, per_minute: int = 0) -> Extent | None:
+        """See ``Index.delete``. What is refused, or not there, does not get in the way of who writes."""
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+        with self._engine.reading() as connection:
+            if tombstones.extent_of(connection, scope) is None:
+                return None
+            found = tombstones.refusal(connection, scope, by, per_minute, now)
+        done = found or self._committer.run(lambda batch: batch.delete(scope, by, per_minute))
+        if isinstance(done, GatewayError):
+            raise done
+        return done
 
     def find(self, sop_instance_uids: Sequence[str]) -> Mapping[str, Instance]:
         """See ``Index.find``."""
@@ -255,7 +277,7 @@ class RelationalIndex:
 
     def documents(self, scope: Scope) -> Iterator[Document]:
         """See ``Index.documents``. No statement stays open between two of them, so a slow reader holds up nothing;
-        each series is read as it is when its turn comes.
+        each series is read as it is when its turn comes. Where some were deleted meanwhile that is said at the end.
         """
         if scope.sop_instance_uid:
             condition, parameters = scope_condition(scope)
@@ -263,12 +285,25 @@ class RelationalIndex:
             return
         condition, parameters = scope_condition(Scope(scope.study_instance_uid, scope.series_instance_uid))
         series = self._rows(
-            f"SELECT series.id FROM series JOIN study ON series.study = study.id WHERE {condition} "  # noqa: S608 - constants
-            f"ORDER BY {ORDERS[Level.SERIES]}",
+            f"SELECT series.id, {_LAST_CHANGE} FROM series JOIN study ON series.study = study.id "  # noqa: S608 - constants
+            f"WHERE {condition} ORDER BY {ORDERS[Level.SERIES]}",
             parameters,
         )
-        for (series_id,) in series:
-            yield from self._documents_of_series(series_id)
+        count = 0
+        for series_id, _ in series:
+            for document in self._documents_of_series(series_id):
+                count += 1
+                yield document
+        if count and (len(series) > 1 or count >= DOCUMENTS_AT_ONCE):
+            self._refuse_cut(scope, after=series[0][1])
+
+    def _refuse_cut(self, scope: Scope, after: int) -> None:
+        """Raises Gone where something under a scope was deleted behind a change: what was read is no state of it."""
+        uids = [scope.study_instance_uid, *([scope.series_instance_uid] if scope.series_instance_uid else [])]
+        condition = " AND series_instance_uid IN ('', ?)" if scope.series_instance_uid else ""
+        ((is_cut,),) = self._rows(_DELETED_SINCE.format(condition=condition), [after, *uids])
+        if is_cut:
+            raise Gone("Some of it was deleted while it was read", uid=uids[-1])
 
     def _documents_of_series(self, series_id: int) -> Iterator[Document]:
         place: tuple[Any, str] = (-(1 << 63), "")

@@ -6,18 +6,33 @@ was stopped goes on behind the last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import orjson
 
+from storage.index import tombstones
 from storage.index.batch import Batch, row_of
 from storage.index.columns import unpack
 from storage.index.committer import Committer
+from storage.index.deletions import PUT_HOLD
 from storage.index.engine import Connection, Engine
 from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES, scope_condition
 from storage.keys import parts_of
-from storage.model import BulkValue, Burial, Document, Entry, Instance, Kept, Pending, Receipt, Scope
+from storage.model import (
+    BulkValue,
+    Burial,
+    Document,
+    Entry,
+    Extent,
+    Hold,
+    Instance,
+    Kept,
+    Pending,
+    Receipt,
+    Scope,
+    Source,
+)
 
 _Result = TypeVar("_Result")
 
@@ -35,11 +50,20 @@ _RIVAL_COLUMNS = (
 )
 _RIVALS = f"SELECT id, {_RIVAL_COLUMNS} FROM rival WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
 _HAS_RIVALS = "SELECT EXISTS (SELECT 1 FROM rival WHERE sop_instance_uid = ?)"
-_OF_STUDY = "study_instance_uid = ?"
-_OF_SCOPE = f"{_OF_STUDY} AND series_instance_uid = ? AND sop_instance_uid = ?"
-_LAST_BURIAL = f"SELECT deleted_at FROM tombstone WHERE {_OF_SCOPE} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
-_DELETIONS = f"SELECT DISTINCT deleted_at FROM tombstone WHERE {_OF_SCOPE} AND object_key = ?"  # noqa: S608 - constants
-_BURIED = "SELECT study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone WHERE "
+_LAST_DELETION = (
+    "SELECT id, deleted_at, door, calling_ae, address, number_of_series, number_of_instances, number_of_objects, "
+    "size_bytes FROM deletion WHERE study_instance_uid = ? AND series_instance_uid = ? AND sop_instance_uid = ? "
+    "ORDER BY id DESC LIMIT 1"
+)
+_BURIED = (
+    "SELECT id, study_instance_uid, series_instance_uid, sop_instance_uid, object_key FROM tombstone "
+    "WHERE deletion = ? AND id > ? ORDER BY id LIMIT ?"
+)
+_DELETIONS = (
+    "SELECT DISTINCT deleted_at FROM tombstone WHERE object_key = ? AND object_key <> '' "
+    "AND object_state IN ('kept', 'returned')"
+)
+_BURIED_AT_ONCE = 1000
 _STUDIES = "SELECT id FROM study WHERE id > ? ORDER BY id LIMIT ?"
 # One statement, so that what is counted and what it is compared with are of one moment.
 _COUNTS = (
@@ -88,20 +112,23 @@ class RelationalUpkeep:
         return bool(self._rows(_HAS_RIVALS, (instance.sop_instance_uid,))[0][0])
 
     def known(self, keys: Iterable[str], *, with_deleted: bool = True) -> frozenset[str]:
-        """See ``IndexUpkeep.known``. By the UIDs in the keys, which have an index."""
+        """See ``IndexUpkeep.known``. Of instances by the UIDs in the keys, which have an index."""
         asked = {key: parts for key in keys if (parts := parts_of(key))}
         if not asked:
             return frozenset()
         dialect = self._engine.dialect
         uids = sorted({parts.sop_instance_uid for parts in asked.values()})
-        studies = sorted({parts.study_instance_uid for parts in asked.values()})
         of_uids, by_uid = dialect.equals_any("sop_instance_uid", uids)
-        of_studies, by_study = dialect.equals_any("study_instance_uid", studies)
+        of_keys, by_key = dialect.equals_any("object_key", sorted(asked))
         text = f"SELECT object_key FROM instance WHERE {of_uids} UNION ALL SELECT object_key FROM rival WHERE {of_uids}"  # noqa: S608 - constants
         parameters = [*by_uid, *by_uid]
         if with_deleted:
-            text += f" UNION ALL SELECT object_key FROM tombstone WHERE {of_studies} AND {of_uids}"  # noqa: S608 - constants
-            parameters += [*by_study, *by_uid]
+            # What was removed is not looked for, and what lies there all the same is nobody's.
+            text += (
+                f" UNION ALL SELECT object_key FROM tombstone WHERE {of_keys} AND object_key <> '' "  # noqa: S608 - constants
+                "AND object_state <> 'collected'"
+            )
+            parameters += by_key
         rows = self._rows(text, parameters)
         return frozenset(row[0] for row in rows) & asked.keys()
 
@@ -117,28 +144,18 @@ class RelationalUpkeep:
         )
         return [row[0] for row in self._rows(text, [*parameters, *parameters])]
 
-    def burial(self, scope: Scope) -> Burial | None:
-        """See ``IndexUpkeep.burial``."""
-        uids = (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid)
-        found = self._rows(_LAST_BURIAL, uids)
-        if not found:
-            return None
-        conditions = [_OF_STUDY, *(["series_instance_uid = ?"] if uids[1] else ())]
-        conditions += ["sop_instance_uid = ?"] if uids[2] else []
-        under = " AND ".join(conditions)
-        # What was kept beside an instance may name another study.
-        text = (
-            f"{_BURIED}deleted_at = ? AND ({under} OR sop_instance_uid IN (SELECT sop_instance_uid FROM tombstone "  # noqa: S608 - constants
-            f"WHERE deleted_at = ? AND sop_instance_uid <> '' AND {under})) ORDER BY id"
-        )
-        named = list(filter(None, uids))
-        rows = self._rows(text, [found[0][0], *named, found[0][0], *named])
-        return Burial(scope, found[0][0], tuple((Scope(*uids), key) for *uids, key in rows))
+    def burials(self, scope: Scope) -> Iterator[Burial]:
+        """See ``IndexUpkeep.burials``."""
+        for number, deleted_at, *said in self._rows(_LAST_DELETION, tombstones.uids_of(scope)):
+            source, extent = Source(*said[:3]), Extent(*said[3:])
+            last = 0
+            while rows := self._rows(_BURIED, (number, last, _BURIED_AT_ONCE)):
+                yield Burial(scope, deleted_at, source, extent, tuple((Scope(*uids), key) for _, *uids, key in rows))
+                last = rows[-1][0]
 
     def deletions(self, instance: Instance) -> Sequence[str]:
         """See ``IndexUpkeep.deletions``."""
-        uids = (instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
-        return [row[0] for row in self._rows(_DELETIONS, (*uids, instance.key))]
+        return [row[0] for row in self._rows(_DELETIONS, (instance.key,))]
 
     def miscounted(self, after: int, limit: int) -> tuple[int, int, Sequence[Scope]]:
         """See ``IndexUpkeep.miscounted``."""
@@ -198,9 +215,18 @@ class RelationalUpkeep:
         row = row_of(entry)
         return self._committer.run(lambda batch: batch.make_current_of(row, at))
 
-    def bury(self, burial: Burial) -> None:
+    def bury(self, burial: Burial, given_up: Collection[str]) -> None:
         """See ``IndexUpkeep.bury``."""
-        self._committer.run(lambda batch: batch.bury(burial))
+        self._committer.run(lambda batch: batch.bury(burial, given_up))
+
+    def put_holds(self, holds: Sequence[Hold]) -> None:
+        """See ``IndexUpkeep.put_holds``."""
+
+        def put(connection: Connection) -> None:
+            connection.execute("DELETE FROM hold")
+            connection.executemany(PUT_HOLD, [(*tombstones.uids_of(one.scope), one.held_at) for one in holds])
+
+        self._write(put)
 
     def begin_feed_after(self, sequence: int) -> None:
         """See ``IndexUpkeep.begin_feed_after``. In two steps, as no number may be there twice on the way."""

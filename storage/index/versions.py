@@ -12,7 +12,8 @@ from typing import Any
 
 from storage.attributes import level_attributes
 from storage.dicomjson import read_metadata
-from storage.errors import CorruptObject, InstanceConflict
+from storage.errors import InstanceConflict, OnHold
+from storage.index import tombstones
 from storage.index.engine import Connection
 from storage.index.sql import INSTANCE_COLUMNS, INSTANCE_TABLES
 from storage.model import CURRENT, Coerced, Conflict, Entry, Instance, JsonElement, Level, Outcome, Source, Version
@@ -40,6 +41,7 @@ _SET_ASIDE = (
 )
 _THE_RIVAL = "sop_instance_uid = ? AND transfer_syntax_uid = ? AND digest IN (?, ?, ?)"
 _RIVAL_AGAIN = f"UPDATE rival SET last_received_at = ?, receive_count = receive_count + 1 WHERE {_THE_RIVAL}"  # noqa: S608 - constants
+_RIVAL_KEY = "SELECT object_key FROM rival WHERE sop_instance_uid = ? AND transfer_syntax_uid = ? AND digest = ?"
 _IS_RIVAL = f"SELECT EXISTS (SELECT 1 FROM rival WHERE {_THE_RIVAL})"  # noqa: S608 - constants
 _TAKE_BACK = (
     "DELETE FROM rival WHERE sop_instance_uid = ? AND transfer_syntax_uid = ? AND digest = ? "
@@ -109,7 +111,9 @@ def outcome_of(instance: Instance, current: Instance) -> Outcome:
     return Outcome.CONFLICT
 
 
-def decided(connection: Connection, entry: Entry, current: Instance, conflict: Conflict) -> Outcome | InstanceConflict:
+def decided(
+    connection: Connection, entry: Entry, current: Instance, conflict: Conflict
+) -> Outcome | InstanceConflict | OnHold:
     """What becomes of an entry whose SOP Instance UID is taken; a refusal is returned, as nothing was written.
 
     The bytes that came are what is compared, so an instance that was coerced is a duplicate when it comes again.
@@ -119,7 +123,7 @@ def decided(connection: Connection, entry: Entry, current: Instance, conflict: C
     if outcome is Outcome.DUPLICATE or (is_same_syntax and current.digest in _same_bytes(connection, entry)):
         return Outcome.DUPLICATE
     if conflict is Conflict.REPLACE:
-        return Outcome.REPLACED
+        return tombstones.refusal_to_replace(connection, current.scope) or Outcome.REPLACED
     if conflict is Conflict.REJECT and outcome is Outcome.CONFLICT:
         return InstanceConflict(uid=entry.instance.sop_instance_uid)
     return outcome
@@ -143,6 +147,15 @@ def is_beside(connection: Connection, entry: Entry) -> bool:
     """Whether the bytes that came are kept beside the current version already."""
     ((is_known,),) = connection.execute(_IS_RIVAL, _the_rival(connection, entry)).fetchall()
     return bool(is_known)
+
+
+def key_of(connection: Connection, instance: Instance, current: Instance) -> str:
+    """The key in the row that has the very bytes of an instance, as it will be kept; empty without one."""
+    if outcome_of(instance, current) is Outcome.DUPLICATE:
+        return current.key
+    same = (instance.sop_instance_uid, instance.transfer_syntax_uid, instance.digest)
+    row = connection.execute(_RIVAL_KEY, same).fetchone()
+    return str(row[0]) if row else ""
 
 
 def put_beside(connection: Connection, entry: Entry, outcome: Outcome, now: str) -> None:
@@ -208,22 +221,26 @@ def first_values(
     stored one after the other.
 
     kept: what was said before one of them was taken out. Nearly always the first instance says all of it. After
-    ``_LOOKED_AT`` of them what nobody has said stays as it was.
+    ``_LOOKED_AT`` of them, or where one cannot be read, what nobody has said stays as it was.
     """
     found: dict[str, JsonElement] = {}
     rows = connection.execute(_BELOW[level], (owner, _LOOKED_AT)).fetchall()
+    is_all = len(rows) < _LOOKED_AT
     for one in rows:
-        (packed,) = connection.execute("SELECT metadata FROM document WHERE instance = ?", one).fetchone()
-        found = {**_said(bytes(packed), _LEVELS[level]), **found}
+        packed = connection.execute("SELECT metadata FROM document WHERE instance = ?", one).fetchone()
+        said = _said(bytes(packed[0]), _LEVELS[level]) if packed else None
+        is_all = is_all and said is not None
+        found = {**(said or {}), **found}
         if kept.keys() <= found.keys():
             break
-    unsaid = {} if len(rows) < _LOOKED_AT else {tag: kept[tag] for tag in kept.keys() - found.keys()}
+    unsaid = {} if is_all else {tag: kept[tag] for tag in kept.keys() - found.keys()}
     return {**unsaid, **found}
 
 
-def _said(packed: bytes, levels: Collection[Level]) -> dict[str, JsonElement]:
+def _said(packed: bytes, levels: Collection[Level]) -> dict[str, JsonElement] | None:
+    """None for what cannot be read: nothing is kept from going for a neighbour that is damaged, which a scrub mends."""
     try:
         said = level_attributes(read_metadata(packed, ""))
-    except (zlib.error, ValueError) as error:
-        raise CorruptObject("The metadata of an instance cannot be read") from error
+    except (zlib.error, ValueError):
+        return None
     return {tag: element for level in levels for tag, element in said[level].items()}

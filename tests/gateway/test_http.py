@@ -152,7 +152,7 @@ def every_error():
 
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status_of_its_own_or_its_parents(kind):
-    assert status_of(kind()) in (400, 401, 403, 404, 406, 409, 410, 413, 415, 422, 500, 503)
+    assert status_of(kind()) in (400, 401, 403, 404, 406, 409, 410, 413, 415, 422, 429, 500, 503)
     assert any(parent in STATUS for parent in kind.__mro__)
 
 

@@ -22,7 +22,7 @@ from storage.errors import Forbidden
 from tests import synthetic
 from tests.fix_archive import keep
 from tests.fix_dimse import associated, part10, raw_association, send
-from tests.fix_servers import ROOT, run_command
+from tests.fix_servers import ANY_DISK, ROOT, run_command
 from tests.gateway.dicomweb.test_stow import multipart_body
 from tests.synthetic import CT, EXPLICIT, IMPLICIT, SECONDARY_CAPTURE, image
 
@@ -84,6 +84,22 @@ def test_r5_a_conflict_is_refused_by_both_doors_where_a_rule_says_so(start, tmp_
     assert (answer.status_code, reasons(answer)) == (409, [45070])
     assert stow(gateway, image(name="Doe^Jane")).status_code == 200
     assert retrieved(gateway).PatientName == "Doe^Jane"
+
+
+def test_r9_what_is_on_hold_is_not_replaced_by_any_door_and_what_came_is_in_quarantine(start, tmp_path):
+    gateway = start("* conflict=replace", environment=ANY_DISK)
+    assert c_store(gateway, tmp_path, image(name="Doe^Jane")).Status == 0x0000
+    assert run_command("hold", "1.2.3", "--data", gateway.data).returncode == 0
+    assert c_store(gateway, tmp_path, image(name="Roe^Jane")).Status == 0x0111
+    answer = stow(gateway, image(name="Roe^Jane"))
+    assert (answer.status_code, reasons(answer)) == (409, [45070])
+    assert "legal hold" in answer.headers["Warning"]
+    assert retrieved(gateway).PatientName == "Doe^Jane"
+    listed = run_command("quarantine", "list", "--data", gateway.data, "--json")
+    assert listed.stdout.count('"OnHold"') == 2, listed.stdout
+    assert run_command("release", "1.2.3", "--data", gateway.data).returncode == 0
+    assert stow(gateway, image(name="Roe^Jane")).status_code == 200
+    assert retrieved(gateway).PatientName == "Roe^Jane"
 
 
 def test_r5_by_default_the_first_stays_and_the_sender_is_satisfied(start, tmp_path):

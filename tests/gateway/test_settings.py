@@ -171,7 +171,7 @@ def test_only_loopback_counts_as_loopback(host, expected):
 
 
 def test_every_setting_has_a_sentence_and_numbers_have_a_unit_or_are_counts():
-    units = ("_bytes", "_seconds", "_days", "_pixels", "_percent", "_per_second")
+    units = ("_bytes", "_seconds", "_days", "_pixels", "_percent", "_per_second", "_per_minute")
     counts = ("port", "workers", "_results", "_offset", "_parts", "_headers", "_maximum", "_address_maximum")
     for knob in settings.knobs():
         assert knob.doc.endswith("."), knob.path

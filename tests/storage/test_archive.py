@@ -25,7 +25,7 @@ from storage.filerange import as_bytes
 from storage.frames import FrameTable
 from storage.index import open_index
 from storage.matching import Query
-from storage.model import Level, Outcome, Scope
+from storage.model import Extent, Level, Outcome, Scope
 from storage.objects import open_object_store
 from storage.objects.memory import MemoryObjectStore
 from storage.spool import MEMORY_BYTES
@@ -183,10 +183,10 @@ def test_a_resource_that_was_never_there_is_not_found_and_a_deleted_one_is_gone(
     with pytest.raises(NotFound) as caught:
         archive.instances(SCOPE)
     assert not isinstance(caught.value, Gone)
-    keep(archive, image())
+    kept = keep(archive, image()).instance
     with pytest.raises(NotFound):
         archive.instances(Scope("1.2.3", "9.9"))
-    assert [instance.scope for instance in archive.delete(Scope("1.2.3"))] == [SCOPE]
+    assert archive.delete(Scope("1.2.3")) == Extent(1, 1, 1, kept.size_bytes)
     for scope in (SCOPE, Scope("1.2.3"), Scope("1.2.3", "1.2.3.4")):
         with pytest.raises(Gone):
             archive.instances(scope)

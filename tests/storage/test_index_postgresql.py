@@ -22,6 +22,7 @@ from storage.index.probes import probes_of
 from storage.matching import Match, Query
 from storage.model import Level, Outcome
 from tests.contracts.commitments import CommitmentsContract
+from tests.contracts.deletions import DeletionsContract
 from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
@@ -41,6 +42,7 @@ class TestPostgresqlIndex(
     OutboxContract,
     PolicyContract,
     CommitmentsContract,
+    DeletionsContract,
     DeliveriesContract,
     StabilityContract,
     SubscribersContract,

@@ -6,6 +6,7 @@ import contextlib
 
 from storage.index import open_index
 from tests.contracts.commitments import CommitmentsContract
+from tests.contracts.deletions import DeletionsContract
 from tests.contracts.deliveries import DeliveriesContract
 from tests.contracts.extended import ExtendedContract
 from tests.contracts.index import IndexContract
@@ -21,6 +22,7 @@ class TestSqliteIndex(
     OutboxContract,
     PolicyContract,
     CommitmentsContract,
+    DeletionsContract,
     DeliveriesContract,
     StabilityContract,
     SubscribersContract,

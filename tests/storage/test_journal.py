@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from storage import journal as journal_module
 from storage.errors import CorruptObject, StorageUnavailable
 from storage.journal import MOST_OF_ONE_ENTRY, Journal, Kind
 from storage.keys import instance_key, is_key
-from storage.model import Burial, Instance, Scope
+from storage.model import Burial, Extent, Hold, Instance, Scope, Source
 from storage.objects import open_object_store
 from storage.objects.memory import MemoryObjectStore
 from tests.fix_archive import keep, open_archive
@@ -16,6 +17,7 @@ from tests.synthetic import EXPLICIT, image
 
 DELETED_AT = "2026-11-26T10:11:12.123456+00:00"
 SCOPE = Scope("1.2.3", "1.2.3.4")
+BY = Source("dicomweb", "", "192.0.2.1")
 
 
 def key_of(number):
@@ -24,7 +26,7 @@ def key_of(number):
 
 def burial(count):
     buried = tuple((Scope("1.2.3", "1.2.3.4", f"1.2.3.4.{number}"), key_of(number)) for number in range(1, count + 1))
-    return Burial(SCOPE, DELETED_AT, (*buried, (SCOPE, "")))
+    return Burial(SCOPE, DELETED_AT, BY, Extent(1, count, count, 99 * count), (*buried, (SCOPE, "")))
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -44,6 +46,7 @@ def test_what_was_said_is_read_again(store):
     assert said[Kind.DELETED].buried == burial(2).buried
     assert said[Kind.DELETED].keys == [key_of(1), key_of(2)]
     assert (said[Kind.DELETED].scope, said[Kind.DELETED].at) == (SCOPE, DELETED_AT)
+    assert (said[Kind.DELETED].source, said[Kind.DELETED].extent) == (BY, Extent(1, 2, 2, 198))
     assert (said[Kind.RESTORED].at, said[Kind.RESTORED].keys) == (DELETED_AT, [key_of(1)])
     assert said[Kind.CURRENT].scope == instance.scope
     assert said[Kind.CURRENT].at == "2023-11-14T22:13:20.123456+00:00"
@@ -58,12 +61,33 @@ def test_saying_it_again_adds_nothing(store):
     assert len(list(journal.entries())) == 2
 
 
+def test_a_hold_and_its_end_name_the_same_moment(store):
+    journal, hold = Journal(store), Hold(SCOPE, DELETED_AT)
+    for _ in range(2):
+        journal.held(hold)
+        journal.released(hold)
+    said = {entry.kind: (entry.scope, entry.at, entry.keys) for entry in journal.entries()}
+    assert said == {Kind.HELD: (SCOPE, DELETED_AT, []), Kind.RELEASED: (SCOPE, DELETED_AT, [])}
+    assert len(list(journal.entries())) == 2
+
+
+def test_entries_from_before_who_deleted_was_said_are_read(store):
+    journal = Journal(store)
+    journal.deleted(burial(2))
+    (entry,) = journal.entries()
+    said = journal_module._said(Kind.DELETED, DELETED_AT, SCOPE, burial(1).buried)
+    journal._write(said, entry.moment_ns)
+    older = next(one for one in journal.entries() if one.source is None)
+    assert (older.extent, older.keys, older.at) == (None, [key_of(1)], DELETED_AT)
+
+
 def test_a_large_deletion_takes_several_entries_and_loses_none(store):
     journal = Journal(store)
     journal.deleted(burial(2 * MOST_OF_ONE_ENTRY + 5))
     entries = list(journal.entries())
     assert len(entries) == 3
-    assert sorted(key for entry in entries for key in entry.keys) == sorted(burial(2 * MOST_OF_ONE_ENTRY + 5).keys)
+    buried = burial(2 * MOST_OF_ONE_ENTRY + 5).buried
+    assert sorted(key for entry in entries for key in entry.keys) == sorted(key for _, key in buried if key)
 
 
 def test_the_names_of_entries_ascend_in_time(store):

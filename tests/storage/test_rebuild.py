@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from storage.archive import Archive
-from storage.errors import InstanceConflict, NotFound, StorageUnavailable
+from storage.errors import InstanceConflict, NotFound, OnHold, StorageUnavailable
 from storage.index import open_index
 from storage.keys import JOURNAL
 from storage.matching import Query
-from storage.model import Level, Outcome, Scope, Source
+from storage.model import Level, Outcome, Receipt, Scope, Source
 from storage.objects import open_object_store
 from storage.objects.base import Stat
 from storage.policy import read_policies
@@ -38,6 +38,22 @@ def answers(index):
             ((kept.instance, index.find([kept.instance.sop_instance_uid])) for kept in index.upkeep.rivals(0, 10_000)),
             key=str,
         ),
+    }
+
+
+def deletions(index):
+    """All that anybody can ask of what was deleted: each time, by whom, how much, what can be brought back, holds."""
+    return {
+        "deletions": [
+            (one.scope, one.deleted_at, one.source, one.extent, one.kept, one.is_held)
+            for one in index.deletions.listed(0, 1000)
+        ],
+        "kept": sorted(
+            (one.key, one.scope, one.source)
+            for study in ("1.2.1", "1.2.2")
+            for one in index.deletions.remains(Scope(study), 0, 1000)
+        ),
+        "holds": index.deletions.holds(),
     }
 
 
@@ -97,11 +113,74 @@ def test_whatever_has_happened_the_answers_are_the_same(tmp_path, seed):
     archive.close()
 
 
+def live_and_collect(archives, chance, steps):
+    """A history with everything that can be done to instances: also brought back, held, collected, and sent again after
+    their objects were gone. Returns what was deleted.
+    """
+    scopes = set()
+    for _ in range(steps):
+        archive = chance.choice(archives)
+        study, sop = chance.randint(1, 2), chance.randint(1, 4)
+        uids = (f"1.2.{study}", f"1.2.{study}.{sop % 2 + 1}", f"1.2.{study}.9.{sop}")
+        scope = Scope(*uids[: chance.randint(1, 3)])
+        action = chance.random()
+        with contextlib.suppress(NotFound, OnHold):
+            if action < 0.2:
+                scopes.add(scope)
+                archive.delete(scope, Source("dicomweb", address=f"192.0.2.{study}"))
+            elif action < 0.3:
+                assert [one for one in archive.undelete(scope) if not isinstance(one, Receipt)] == []
+            elif action < 0.4:
+                while archive.collect(0).has_more:
+                    pass
+            elif action < 0.45:
+                archive.hold(scope)
+            elif action < 0.55:
+                archive.release(chance.choice([*(one.scope for one in archive.holds()), scope]))
+            else:
+                text = chance.choice(["a", "bb", "ccc"])
+                content = version(study, sop, text, modality=chance.choice(["CT", "MR"]))
+                is_deflated = chance.random() < 0.2
+                keep(
+                    archive,
+                    deflated(content) if is_deflated else content,
+                    sop=uids[2],
+                    **({"syntax": DEFLATED} if is_deflated else {}),
+                )
+    return sorted(scopes, key=str)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_what_was_brought_back_held_and_collected_is_so_after_a_rebuild(tmp_path, seed, engine):
+    (tmp_path / "live").mkdir()
+    objects, place = open_object_store(tmp_path / "objects"), engine.place(tmp_path / "live")
+    rules = RULES[:2] if seed % 2 else RULES[:1]
+    archives = [Archive(objects, open_index(place), policies=read_policies([rule]), name="US") for rule in rules]
+    scopes = live_and_collect(archives, random.Random(seed), 60)
+    before = archives[0]._index
+    index, refused = rebuilt(tmp_path, objects, engine=engine)
+    assert refused == []
+    assert answers(index) == answers(before)
+    assert [index.is_deleted(scope) for scope in scopes] == [before.is_deleted(scope) for scope in scopes]
+    assert deletions(index) == deletions(before)
+    archive = Archive(objects, index)
+    while archive.collect(0).has_more:  # nothing that a row refers to goes by what the rebuilt index knows
+        pass
+    for study in ("1.2.1", "1.2.2"):
+        for instance in index.instances(Scope(study)):
+            for one in archive.versions(instance.sop_instance_uid):
+                archive.open(one.instance).close()
+    for one in (archive, *archives):
+        one.close()
+
+
 RULES = ("* conflict=keep-first", "* conflict=replace", "* conflict=replace prefix=PatientID:X-", "* conflict=reject")
 
 
 def live_by_rules(archives, chance, steps):
-    """A history of peers whose rules differ, of deletions, and of an operator who makes other versions current."""
+    """A history of peers whose rules differ, of deletions, some undone and some for good, and of an operator who makes
+    other versions current.
+    """
     for _ in range(steps):
         archive = chance.choice(archives)
         study, sop = chance.randint(1, 2), chance.randint(1, 4)
@@ -112,6 +191,11 @@ def live_by_rules(archives, chance, steps):
                 archive.delete(chance.choice([Scope(f"1.2.{study}"), archive.versions(uid)[0].instance.scope]))
             elif action < 0.2:
                 archive.make_current(chance.choice(archive.versions(uid)))
+            elif action < 0.25:
+                assert [one for one in archive.undelete(Scope(f"1.2.{study}")) if not isinstance(one, Receipt)] == []
+            elif action < 0.3:
+                while archive.collect(0).has_more:
+                    pass
             else:
                 text = chance.choice(["a", "bb", "ccc"])
                 options = {"patient_id": chance.choice(["P1", "P2"]), "modality": chance.choice(["CT", "MR"])}

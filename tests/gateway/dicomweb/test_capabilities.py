@@ -14,6 +14,7 @@ from gateway.dicomweb.changes import EVENT_STREAM
 from gateway.dicomweb.routes import TABLE
 from tests.fix_servers import ROOT, run_command
 
+SERVED = [row for row in TABLE if row[0] != "DELETE"]  # which the settings do not allow here
 W = "{http://wadl.dev.java.net/2009/02}"
 
 
@@ -32,12 +33,12 @@ def test_options_tells_every_route_as_wadl(samples, path):
     (resources,) = ET.fromstring(answer.content)
     assert resources.get("base") == str(samples.client.base_url).rstrip("/")
     told = {(method.get("name"), path) for path, method in leaves(resources)}
-    assert told == {(method, re.sub(":path", "", template)) for method, template, _ in TABLE}
+    assert told == {(method, re.sub(":path", "", template)) for method, template, _ in SERVED}
 
 
 def test_the_same_comes_as_json(samples):
     said = samples.client.options("", headers={"Accept": "application/json"}).json()
-    assert {(one["method"], one["path"]) for one in said["resources"]} == {row[:2] for row in TABLE}
+    assert {(one["method"], one["path"]) for one in said["resources"]} == {row[:2] for row in SERVED}
     frames = next(one for one in said["resources"] if one["id"] == "RetrieveFrames")
     assert (
         frames["answers"][0]

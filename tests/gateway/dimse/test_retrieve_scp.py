@@ -15,6 +15,7 @@ from pynetdicom import AE, build_role, evt
 from gateway.dimse.contexts import PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from gateway.dimse.requestor import Peer
 from gateway.dimse.store_scu import CONTEXTS_MAXIMUM, proposals
+from storage.model import Scope
 from tests import synthetic
 from tests.fix_dimse import AE_TITLE, associated, query, raw_association, run_program, send, settle
 from tests.synthetic import EXPLICIT, IMPLICIT, SECONDARY_CAPTURE
@@ -267,6 +268,21 @@ def test_an_index_that_goes_away_between_two_series_ends_a_move_with_a_status(li
                 assert (last.Status, last.ErrorComment) == (IMPOSSIBLE, "The index cannot be reached")
                 assert association.is_established
             assert len(found.contents) == last.NumberOfCompletedSuboperations < 8
+
+
+def test_what_is_deleted_while_it_is_moved_counts_as_failed(listen, engine):
+    with destination(pause=0.1) as found:
+        listener = listen(destinations=found.peers, engine=engine)
+        fill(listener, range(1, 6))
+        fill(listener, range(6, 9), series="1.2.3.5")
+        with associated(listener, (STUDY_ROOT_MOVE, [EXPLICIT])) as association:
+            moving = association.send_c_move(query(StudyInstanceUID=STUDY), "DEST", STUDY_ROOT_MOVE)
+            status, _ = next(moving)
+            assert status.Status == PENDING
+            listener.archive.delete(Scope(STUDY))
+            *_, (last, _) = moving
+    assert (last.Status, counts(last)) == (INCOMPLETE, (5, 3, 0))
+    assert len(found.contents) == 5
 
 
 def test_a_move_is_cancelled_and_says_what_is_left(listen):
