@@ -22,7 +22,7 @@ from storage.index.schema import _statements, migrations
 from storage.index.sql import Lead, plan_of, search_statement
 from storage.index.sqlite import OLDEST_SQLITE, SqliteIndex, check_version, connect, migrate, version_of
 from storage.matching import Match, Query
-from storage.model import Level, Scope
+from storage.model import Extent, Level, Scope
 from tests.fix_index import data_set, entry, study_scope
 
 
@@ -108,6 +108,42 @@ def test_a_database_of_the_first_release_is_filled_with_what_it_lacks(tmp_path):
     with contextlib.closing(connect(path)) as connection:
         found = connection.execute("SELECT count(*) FROM study_text WHERE study_text MATCH 'patient_id : \"P10\"'")
         assert found.fetchone() == (2500,)
+
+
+def test_what_was_deleted_before_deletions_were_written_down_can_be_listed_and_brought_back(tmp_path):
+    path, at = tmp_path / "index.sqlite", "2026-11-01T10:00:00.000000+00:00"
+    back, gone = entry(1, 1, 1).instance, entry(1, 1, 2).instance
+    with contextlib.closing(open_index(path)) as index:
+        index.add(entry(1, 1, 1))
+        index.add(entry(2, 2, 3))
+    with contextlib.closing(connect(tmp_path / "old.sqlite")) as connection:
+        migrate(connection, to=11)
+        connection.execute("ATTACH ? AS new", (str(path),))
+        for table in ("study", "series", "instance", "document", "change"):
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM new.{table}")
+        for scope, key in (
+            (gone.scope, gone.key),
+            (back.scope, back.key),
+            (Scope(gone.study_instance_uid, gone.series_instance_uid), ""),
+            (study_scope(1), ""),
+        ):
+            connection.execute(
+                "INSERT INTO tombstone (study_instance_uid, series_instance_uid, sop_instance_uid, object_key, "
+                "deleted_at) VALUES (?, ?, ?, ?, ?)",
+                (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid, key, at),
+            )
+        connection.execute(
+            "INSERT INTO change (sequence, kind, study_instance_uid, series_instance_uid, sop_instance_uid, "
+            "changed_at) VALUES (9, 'deleted', ?, '', '', ?)",
+            (back.study_instance_uid, at),
+        )
+    with contextlib.closing(open_index(tmp_path / "old.sqlite")) as index:
+        (row,) = index.deletions.listed(0, 10)
+        assert (row.scope, row.deleted_at, row.extent, row.kept) == (study_scope(1), at, Extent(1, 2, 2, 0), 1)
+        assert [one.key for one in index.deletions.remains(study_scope(1), 0, 10)] == [gone.key]
+        assert list(index.upkeep.deletions(back)) == list(index.upkeep.deletions(gone)) == [at]
+        (burial,) = index.upkeep.burials(study_scope(1))
+        assert [key for _, key in burial.buried] == [gone.key, back.key, "", ""]
 
 
 def test_every_study_is_in_the_table_of_trigrams_or_waits_for_it_and_few_wait(tmp_path):

@@ -36,11 +36,11 @@ from typing import NoReturn
 
 from storage.archive import Archive
 from storage.dicomjson import read_metadata
-from storage.errors import Gone
+from storage.errors import Gone, NotFound
 from storage.filemeta import Announcement
 from storage.index import open_index
 from storage.index.sqlite import SqliteIndex, connect, connection_class
-from storage.model import Scope, Source
+from storage.model import Receipt, Scope, Source
 from storage.objects import open_object_store
 from storage.spool import sweep
 from tests import synthetic
@@ -57,7 +57,14 @@ WATCHED = {
 WRITES = ("write", "writev")
 STATEMENTS = ("execute", "executemany")
 SYSTEM = tuple(name for names in WATCHED.values() for name in names)
-WALKED = ("storage/spool.py", "storage/objects/filesystem.py", "storage/index/batch.py", "storage/index/committer.py")
+WALKED = (
+    "storage/spool.py",
+    "storage/objects/filesystem.py",
+    "storage/index/batch.py",
+    "storage/index/committer.py",
+    "storage/index/tombstones.py",
+    "storage/index/deletions.py",
+)
 """Where every such operation is a point that has to be crashed, but for those of ``UNREACHED``."""
 UNREACHED = {
     "storage/spool.py:sweep": "at the start of a gateway only, when nothing is stored",
@@ -68,10 +75,13 @@ UNREACHED = {
     "storage/objects/filesystem.py:mapped": "reads",
     "storage/objects/filesystem.py:_is_locked": "looks",
     "storage/objects/filesystem.py:write": "tidies up after a write that failed",
-    "storage/objects/filesystem.py:delete": "nobody calls it yet while the gateway serves",
     "storage/objects/filesystem.py:set_aside": "scrub, which begins again",
     "storage/objects/filesystem.py:remove_stray": "scrub, which begins again",
-    "storage/index/batch.py:bury": "a rebuild, which begins again in another file",
+    "storage/index/tombstones.py:deletion_of": "a rebuild, which begins again in another file",
+    "storage/index/tombstones.py:last_tombstone": "a rebuild, as above",
+    "storage/index/tombstones.py:make_those_of": "a rebuild, as above",
+    "storage/index/tombstones.py:give_up": "where rules coerce; one statement of a store like others",
+    "storage/index/tombstones.py:_wait_seconds": "reads, for doors that limit who deletes",
     "storage/index/batch.py:recount": "scrub, which begins again",
     "storage/index/batch.py:derive": "scrub, which begins again",
     "storage/index/batch.py:refill": "a migration",
@@ -299,6 +309,33 @@ def delete(archive: Archive, *uids: str) -> None:
         archive.delete(Scope(*uids))
 
 
+def undelete(archive: Archive, *uids: str) -> None:
+    """What is there again is not brought back once more."""
+    with contextlib.suppress(NotFound):
+        for result in archive.undelete(Scope(*uids)):
+            assert isinstance(result, Receipt), result
+
+
+def release(archive: Archive, *uids: str) -> None:
+    """What is not held is released."""
+    with contextlib.suppress(NotFound):
+        archive.release(Scope(*uids))
+
+
+def make_current(archive: Archive, one: Made) -> None:
+    """Whether it is already or not."""
+    version, content = one
+    digest = sha256(content).hexdigest()
+    (found,) = [each for each in archive.versions(version.sop_instance) if each.instance.digest == digest]
+    archive.make_current(found)
+
+
+def collect(archive: Archive) -> None:
+    """All of what was deleted, by whatever trial."""
+    while archive.collect(0).has_more:
+        pass
+
+
 def at_work(archive: Archive, it: Subject) -> None:
     """What a process has done that has been at work for a while: it knows the folders that all objects share."""
     c_store(archive, it.elsewhere)
@@ -345,6 +382,51 @@ SCENARIOS: dict[str, tuple[Sequence[Step], Step]] = {
     "delete a study": (
         (lambda archive, it: c_store(archive, it.first), lambda archive, it: c_store(archive, it.other)),
         lambda archive, it: delete(archive, it.study),
+    ),
+    "undelete an instance": (
+        (
+            lambda archive, it: c_store(archive, it.other),
+            lambda archive, it: c_store(archive, it.first),
+            lambda archive, it: delete(archive, it.study, f"{it.study}.1", f"{it.study}.9.1"),
+        ),
+        lambda archive, it: undelete(archive, it.study),
+    ),
+    "STOW of what was deleted": (
+        (lambda archive, it: c_store(archive, it.first), lambda archive, it: delete(archive, it.study)),
+        lambda archive, it: stow(archive, it.first),
+    ),
+    "C-STORE of what was deleted and collected": (
+        (
+            lambda archive, it: c_store(archive, it.first),
+            lambda archive, it: delete(archive, it.study),
+            lambda archive, it: collect(archive),
+        ),
+        lambda archive, it: c_store(archive, it.first),
+    ),
+    "collect an instance and its rival": (
+        (
+            lambda archive, it: collect(archive),  # of other trials
+            lambda archive, it: c_store(archive, it.first),
+            lambda archive, it: c_store(archive, it.rival),
+            lambda archive, it: delete(archive, it.study),
+        ),
+        lambda archive, it: collect(archive),
+    ),
+    "put on hold": (
+        (lambda archive, it: c_store(archive, it.first),),
+        lambda archive, it: archive.hold(Scope(it.study)),
+    ),
+    "release what was held": (
+        (lambda archive, it: c_store(archive, it.first), lambda archive, it: archive.hold(Scope(it.study))),
+        lambda archive, it: release(archive, it.study),
+    ),
+    "make another version current": (
+        (lambda archive, it: c_store(archive, it.first), lambda archive, it: c_store(archive, it.rival)),
+        lambda archive, it: make_current(archive, it.rival),
+    ),
+    "delete an instance that tells more of study and series than others": (
+        (lambda archive, it: c_store(archive, it.telling), lambda archive, it: c_store(archive, it.other)),
+        lambda archive, it: delete(archive, it.study, f"{it.study}.1", it.telling[0].sop_instance),
     ),
 }
 
