@@ -164,8 +164,8 @@ class RateLimited(GatewayError):
     retryable = True
     default_reason = "This was done too often in the last minute"
 
-    def __init__(self, reason: str = "", *, seconds: int = 60) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str = "", *, uid: str = "", tag: str = "", seconds: int = 60) -> None:
+        super().__init__(reason, uid=uid, tag=tag)
         self.seconds = seconds
 
 

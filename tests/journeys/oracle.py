@@ -15,7 +15,7 @@ import orjson
 from storage.attributes import ATTRIBUTES, Attribute, Returned, by_keyword
 from storage.forms import MAXIMUM_SEARCHED_VALUES, search_forms
 from storage.matching import Match, MatchKind, Query
-from storage.model import Answer, Level, Scope
+from storage.model import Answer, Entry, Level, Scope
 
 ABSURD = 1 << 62
 
@@ -90,6 +90,7 @@ class Oracle:
     def __init__(self):
         self._studies: dict[str, Row] = {}
         self._sop_instances: dict[str, Row] = {}
+        self._entries: list[Entry] = []
 
     # -- what Index.add and Index.delete promise
 
@@ -98,6 +99,7 @@ class Oracle:
         instance = entry.instance
         if instance.sop_instance_uid in self._sop_instances:
             return
+        self._entries.append(entry)
         study = self._studies.setdefault(
             instance.study_instance_uid, Row(Level.STUDY, instance.study_instance_uid, None)
         )
@@ -115,16 +117,13 @@ class Oracle:
         return parent.below.setdefault(uid, Row(level, uid, parent))
 
     def delete(self, scope: Scope):
-        """Rows under a study, a series or an instance go, and so do parents that are left empty."""
+        """What is under a study, a series or an instance goes, and all is as though it had never come."""
         uids = [uid for uid in (scope.study_instance_uid, scope.series_instance_uid, scope.sop_instance_uid) if uid]
-        for row in [one for one in self._sop_instances.values() if list(one.uids[: len(uids)]) == uids]:
-            del self._sop_instances[row.uid]
-            series, study = row.at(Level.SERIES), row.at(Level.STUDY)
-            del series.below[row.uid]
-            if not series.below:
-                del study.below[series.uid]
-            if not study.below:
-                del self._studies[study.uid]
+        gone = {row.uid for row in self._sop_instances.values() if list(row.uids[: len(uids)]) == uids}
+        left = [entry for entry in self._entries if entry.instance.sop_instance_uid not in gone]
+        self.__init__()
+        for entry in left:
+            self.add(entry)
 
     # -- rows in order
 

@@ -119,7 +119,7 @@ def _entry(uids, said, chance: Random) -> Entry:
     digest = hashlib.sha256(repr((uids, chance.random())).encode()).hexdigest()
     syntax = chance.choice((EXPLICIT, EXPLICIT, JPEG_2000))
     instance = Instance(*uids, chance.choice(_SOP_CLASSES), syntax, digest, f"v1/{digest}", 1000, 400, 1)
-    metadata = pack_metadata({}, syntax)
+    metadata = pack_metadata(said, syntax)
     return Entry(instance, level_attributes(said), metadata, b"frames", {}, SOURCE)
 
 
