@@ -24,14 +24,14 @@ from starlette.routing import Mount, Route
 
 from gateway.dicomweb import stow
 from gateway.dicomweb.responses import error_response
-from gateway.dicomweb.stow import (
+from gateway.dicomweb.store_response import (
     Failure,
-    Part,
     failure_of,
     failure_reason,
     status_for,
     store_instances_response,
 )
+from gateway.dicomweb.stow import Part
 from gateway.security.actor import Actor
 from gateway.session import Session
 from gateway.settings import ArchiveSettings, HttpSettings, Settings
