@@ -12,10 +12,8 @@ from pathlib import Path
 
 import click
 
-from gateway import app, logs, settings
-from gateway.commands.frame import CONFIG, DATA, USAGE, fail, load, operating
-from gateway.settings import SettingsError
-from storage.errors import GatewayError
+from gateway import app, settings
+from gateway.commands.frame import CONFIG, DATA, USAGE, archive_errors, fail, load, operating
 
 
 @click.command("import")
@@ -30,16 +28,8 @@ def import_(paths: tuple[Path, ...], config: Path | None, data: Path | None, is_
     are not; 2: usage.
     """
     values = load(config, {"archive.data": data}).settings
-    logs.configure("WARNING", strict=values.logs.strict)
-    logs.guard_process()
-    try:
+    with archive_errors(values):
         refused = _import(values, paths, is_json=is_json)
-    except SettingsError as error:
-        fail(error, USAGE)
-    except GatewayError as error:
-        fail(error.reason, 1)
-    except OSError as error:
-        fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
     sys.exit(1 if refused else 0)
 
 

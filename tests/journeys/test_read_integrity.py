@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,16 @@ def checked(tmp_path_factory):
         yield Checked(one, client, files)
 
 
-def object_of(checked, uid):
-    (path,) = (one for one in Path(checked.gateway.data).rglob(f"{uid}_*.dcm"))
-    return path
+@contextlib.contextmanager
+def damaged(checked, uid):
+    """Within it, the last bit of an instance's object is another one."""
+    (path,) = Path(checked.gateway.data).rglob(f"{uid}_*.dcm")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
 
 
 def test_what_is_sound_is_read_whole_in_every_way(checked):
@@ -68,13 +76,8 @@ def test_what_is_sound_is_read_whole_in_every_way(checked):
 
 
 @pytest.mark.parametrize("uid", [SMALL, LARGE])
-def test_what_is_damaged_never_arrives_whole_and_the_rest_does(checked, uid, tmp_path):
-    path = object_of(checked, uid)
-    content = path.read_bytes()
-    damaged = bytearray(content)
-    damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    try:
+def test_what_is_damaged_never_arrives_whole_and_the_rest_does(checked, uid):
+    with damaged(checked, uid):
         before = checked.failures("web")
         for url, accept in (
             (checked.url(uid), {"Accept": "application/dicom; transfer-syntax=*"}),
@@ -87,18 +90,11 @@ def test_what_is_damaged_never_arrives_whole_and_the_rest_does(checked, uid, tmp
             assert answer.status_code == 500
         assert checked.failures("web") == before + 2
         assert checked.client.get(checked.url(SOUND), headers=AS_STORED).status_code == 200
-    finally:
-        path.write_bytes(content)
 
 
 @pytest.mark.needs("getscu")
 def test_of_a_study_got_by_dimse_the_damaged_instance_is_missing(checked, tmp_path):
-    path = object_of(checked, SMALL)
-    content = path.read_bytes()
-    damaged = bytearray(content)
-    damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    try:
+    with damaged(checked, SMALL):
         before = checked.failures("dimse")
         keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={STUDY}"]
         place = ["-aec", checked.gateway.ae_title, "127.0.0.1", str(checked.gateway.dimse_port)]
@@ -106,5 +102,3 @@ def test_of_a_study_got_by_dimse_the_damaged_instance_is_missing(checked, tmp_pa
         assert checked.failures("dimse") == before + 1
         got = [next((uid for uid in (SMALL, LARGE, SOUND) if one.name.endswith(uid)), "") for one in tmp_path.iterdir()]
         assert sorted(got) == sorted([SOUND, LARGE])
-    finally:
-        path.write_bytes(content)
