@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gateway import app, logs, settings
+from gateway.processes import CannotStart
 from gateway.settings import Loaded, SettingsError
 from storage.errors import GatewayError
 
@@ -53,20 +54,27 @@ def load(config: Path | None, flags: Mapping[str, object]) -> Loaded:
 
 
 @contextlib.contextmanager
-def archive_errors(values: settings.Settings) -> Iterator[None]:
-    """Within it, log lines are warnings at least, and what goes wrong with the archive is one line and an exit code."""
+def archive_errors(
+    values: settings.Settings, *, exit_code: int = 1, interrupted: str = "Interrupted."
+) -> Iterator[None]:
+    """Within it, log lines are warnings at least, and what goes wrong with the archive is one line and an exit code.
+
+    exit_code: of what fails. interrupted: what Ctrl-C says.
+    """
     logs.configure("WARNING", strict=values.logs.strict)
     logs.guard_process()
     try:
         yield
     except SettingsError as error:
         fail(error, USAGE)
+    except CannotStart as error:
+        fail(error, error.exit_code)
     except GatewayError as error:
-        fail(error.reason, 1)
+        fail(error.reason, exit_code)
     except OSError as error:
-        fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", 1)
+        fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", exit_code)
     except KeyboardInterrupt:
-        fail("Interrupted.", INTERRUPTED)
+        fail(interrupted, INTERRUPTED)
 
 
 @contextlib.contextmanager

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway import app, logs, settings
-from gateway.commands.frame import CONFIG, DATA, INTERRUPTED, fail, load
-from gateway.processes import CannotStart
-from storage.errors import GatewayError
+from gateway import app, settings
+from gateway.commands.frame import CONFIG, DATA, archive_errors, load
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -22,6 +18,7 @@ if TYPE_CHECKING:
     from gateway import upkeep
 
 _UNREPAIRED = 2
+_GOES_ON = "Interrupted; the next run goes on from here."
 
 
 @click.command()
@@ -47,7 +44,7 @@ def reindex(
     if into and not into.startswith(("postgresql://", "postgres://")):
         raise click.UsageError("--index is the URL of a PostgreSQL database")
     values = load(config, {"archive.data": data}).settings
-    with _told_in_words(values):
+    with archive_errors(values, interrupted=_GOES_ON):
         if from_objects:
             sys.exit(_rebuild(values, into, with_digests=with_digests, is_json=is_json))
         count = _reindex(values)
@@ -56,23 +53,6 @@ def reindex(
         click.echo(json.dumps({"event": "reindexed", "tags": tags, "instances": count}))
     else:
         click.echo(f"{len(tags)} extended tags are complete, {count} instances were indexed")
-
-
-@contextlib.contextmanager
-def _told_in_words(values: settings.Settings, *, exit_code: int = 1) -> Iterator[None]:
-    """Within it, what goes wrong with the archive is said in one line, with that exit code."""
-    logs.configure("WARNING", strict=values.logs.strict)
-    logs.guard_process()
-    try:
-        yield
-    except CannotStart as error:
-        fail(error, error.exit_code)
-    except GatewayError as error:
-        fail(error.reason, exit_code)
-    except OSError as error:
-        fail(f"The data folder {values.archive.data} cannot be used: {error.strerror}", exit_code)
-    except KeyboardInterrupt:
-        fail("Interrupted; the next run goes on from here.", INTERRUPTED)
 
 
 def _show(bar: ProgressBar[int], label: str, done: int, length: int) -> None:
@@ -146,7 +126,7 @@ def scrub(
     use is ever removed. Exit code 0: all is well; 1: it is now, after repairs; 2: something is not.
     """
     values = load(config, {"archive.data": data}).settings
-    with _told_in_words(values, exit_code=_UNREPAIRED):
+    with archive_errors(values, exit_code=_UNREPAIRED, interrupted=_GOES_ON):
         from gateway import upkeep
         from storage.upkeep import Depth
 
@@ -193,7 +173,7 @@ def migrate(config: Path | None, data: Path | None, check: bool, is_json: bool) 
     from gateway import upkeep
 
     values = load(config, {"archive.data": data}).settings
-    with _told_in_words(values):
+    with archive_errors(values, interrupted=_GOES_ON):
         before, after = (upkeep.version(values),) * 2 if check else upkeep.migrate(values)
     if is_json:
         said = {"event": "migrated", "from": before.applied, "to": after.applied, "known": after.known}
