@@ -64,8 +64,8 @@ def list_webhooks(config: Path | None, data: Path | None, is_json: bool) -> None
 @CONFIG
 @DATA
 def retry_webhooks(ids: tuple[int, ...], is_all: bool, config: Path | None, data: Path | None) -> None:
-    """Have a running gateway tell once more of what was laid aside; with --all at once of what waits after a failure,
-    too.
+    """Have a running gateway tell once more of what was laid aside; with --all, too, at once of what waits after a
+    failure or a crash: if another process is telling of it at this moment, it is told twice.
     """
     _settle_webhooks(
         lambda archive, chosen: archive.subscribers.retry(chosen, int(time.time())), ids, is_all, config, data

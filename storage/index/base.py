@@ -328,7 +328,7 @@ class Subscribers(Protocol):
         ...
 
     def retry(self, ids: Sequence[int] | None, now: int) -> int:
-        """Have that tried once more which was laid aside; for None all of it, and whoever waits after a failure.
+        """Have that tried once more which was laid aside; for None all of it, and whoever waits.
 
         Returns how many there were.
         """

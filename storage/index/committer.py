@@ -171,11 +171,20 @@ class Committer(Generic[SomeUnit]):
                 act.failure = act.failure or _shared(self._engine, error, is_committing=is_committing)
 
     def _started(self) -> Connection:
-        """The connection, in a transaction that already has the right to write."""
-        if self._connection is not None and self._engine.has_ended(self._connection):
-            self._drop_connection()
-        if self._connection is None:
-            self._connection = self._engine.writer()
+        """The connection, in a transaction that already has the right to write.
+
+        One whose end shows only when it is used is replaced once: nothing of this transaction was on it.
+        """
+        if self._connection is not None and not self._engine.has_ended(self._connection):
+            try:
+                self._engine.begin(self._connection)
+            except Exception:
+                if not self._engine.has_ended(self._connection):
+                    raise
+            else:
+                return self._connection
+        self._drop_connection()
+        self._connection = self._engine.writer()
         self._engine.begin(self._connection)
         return self._connection
 

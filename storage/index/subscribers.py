@@ -62,7 +62,7 @@ _REMOVE = "DELETE FROM undelivered WHERE id = ?"
 _LAY_ASIDE_AGAIN = "UPDATE undelivered SET due = NULL, reason = ? WHERE id = ? AND due IS NOT NULL"
 _RETRY = "UPDATE undelivered SET due = ? WHERE id = ?"
 _RETRY_ALL = "UPDATE undelivered SET due = ?"
-_HURRY = "UPDATE subscriber SET due = 0 WHERE failing_since > 0"
+_HURRY = "UPDATE subscriber SET due = 0 WHERE due > 0"  # it failed, or had by one who may have been killed
 _DROP_ALL = "DELETE FROM undelivered"
 _DROP_ALL_OF = "DELETE FROM undelivered WHERE subscriber = ?"
 _FORGET = "DELETE FROM subscriber WHERE name = ?"

@@ -84,7 +84,7 @@ class SubscribersContract:
             (1, "status 500", None),
             (2, "no", None),
         ]
-        assert index.subscribers.retry(None, 100) == 3, "and the subscriber, which waits"
+        assert index.subscribers.retry(None, 100) == 2
         index.subscribers.settle(index.subscribers.take_again(ONE, 100, 200), "")
         assert [one.id for one in index.subscribers.undelivered(10)] == [2]
 
@@ -93,6 +93,11 @@ class SubscribersContract:
         index.subscribers.put_off(taken, 10, 3600, is_refused=False)
         assert index.subscribers.retry(None, 20) == 1
         assert index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 1, 0, 10, 0)
+
+    def test_a_retry_of_all_ends_the_wait_for_who_was_killed_while_it_told(self, index):
+        index.subscribers.take(index.subscribers.find(ONE), 5, 100)
+        assert index.subscribers.retry(None, 20) == 1
+        assert index.subscribers.find(ONE) == Subscriber(ONE, 0, 5, 1)
 
     def test_what_is_dropped_is_gone_and_its_number_does_not_come_again(self, index):
         for until in (5, 9, 12):

@@ -215,12 +215,28 @@ def test_a_server_that_falls_silent_holds_nobody_up_for_long(monkeypatch):
         assert len(index.instances(study_scope(1))) == 2
 
 
+def end_connections(url):
+    """Have the server end all sessions of a database, and wait until they have ended."""
+    name = url.rpartition("/")[2]
+    end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
+    shared_server().execute(end)
+
+
 def test_a_writer_whose_connection_was_ended_meanwhile_does_not_fail(url):
     with contextlib.closing(open_index(url)) as index:
         index.add(entry(1, 1, 1))
-        name = url.rpartition("/")[2]
-        shared_server().execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        end_connections(url)
         assert index.add(entry(1, 1, 2)).outcome is Outcome.STORED
+        assert len(index.instances(study_scope(1))) == 2
+
+
+def test_a_writer_whose_end_shows_only_when_it_is_used_does_not_fail(url, monkeypatch):
+    with contextlib.closing(open_index(url)) as index:
+        index.add(entry(1, 1, 1))
+        end_connections(url)
+        with monkeypatch.context() as patched:
+            patched.setattr(postgresql, "_has_word", lambda raw: False)
+            assert index.add(entry(1, 1, 2)).outcome is Outcome.STORED
         assert len(index.instances(study_scope(1))) == 2
 
 
