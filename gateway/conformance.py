@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from pydicom.uid import UID
-
 from gateway import __version__
 from gateway.dicomweb.capabilities import DESCRIBED
 from gateway.dicomweb.routes import TABLE
@@ -24,6 +22,7 @@ from gateway.pixels.presentation import PRESENTATION_STATES, Kind
 from storage.attributes import ATTRIBUTES, KeyType
 from storage.charsets import ENCODINGS
 from storage.commitment import Reason
+from storage.dictionary import uid_name
 from storage.filemeta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from storage.uids import TRANSFER_SYNTAXES
 
@@ -164,7 +163,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _named(uid: str) -> str:
-    return f"{UID(uid).name} `{uid}`"
+    return f"{uid_name(uid) or uid} `{uid}`"
 
 
 def _overview() -> str:
@@ -232,7 +231,7 @@ def _extended(uid: str) -> str:
 
 
 def _short(syntaxes: Iterable[str]) -> str:
-    return ", ".join(sorted(UID(uid).name for uid in syntaxes))
+    return ", ".join(sorted(uid_name(uid) for uid in syntaxes))
 
 
 def _statuses() -> str:

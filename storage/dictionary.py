@@ -81,6 +81,12 @@ def uid_name(uid: str) -> str:
     return "" if row is None else row[0]
 
 
+def uid_type(uid: str) -> str:
+    """What the standard defines a UID for, such as SOP Class; empty for any other. PS3.6 §A"""
+    row = _uids().get(uid)
+    return "" if row is None else row[1]
+
+
 @cache
 def _uids_by_keyword() -> Mapping[str, str]:
     return {row[4]: uid for uid, row in _uids().items() if row[4]}

@@ -6,8 +6,7 @@ import enum
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from pydicom.uid import UID
-
+from storage.dictionary import uid_name, uid_type
 from storage.policy import DEFAULT, Policy
 from storage.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -120,9 +119,8 @@ def service_of(abstract_syntax: str) -> Service | None:
         return named
     if not is_uid(abstract_syntax) or abstract_syntax in _WITHOUT_PATIENT:
         return None
-    uid = UID(abstract_syntax)
-    kind = uid.type
-    is_storage = not kind or (kind == "SOP Class" and "Storage" in uid.name)
+    kind = uid_type(abstract_syntax)
+    is_storage = not kind or (kind == "SOP Class" and "Storage" in uid_name(abstract_syntax))
     return Service.STORAGE if is_storage else None
 
 

@@ -11,14 +11,13 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 
-from pydicom.valuerep import format_number_as_ds
-
 from storage.characters import UTF_8, codecs_of, encode_text
 from storage.dataset import read_data_set
 from storage.model import JsonElement
 from storage.uids import IMPLICIT_VR_LITTLE_ENDIAN, TRANSFER_SYNTAXES
 
 SPECIFIC_CHARACTER_SET = "00080005"
+_DECIMAL_CHARACTERS = 16
 
 _LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 _BINARY_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
@@ -162,8 +161,14 @@ def _decimal(value: JsonElement) -> str:
     if isinstance(value, float):
         if not math.isfinite(value):
             return ""
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else format_number_as_ds(value)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else _shortened(value)
     return _value_text(value)
+
+
+def _shortened(value: float) -> str:
+    """As many digits of a number as its 16 characters have room for. PS3.5 Table 6.2-1"""
+    texts = (repr(value), *(f"{value:.{digits}g}" for digits in range(16, 0, -1)))
+    return next(text for text in texts if len(text) <= _DECIMAL_CHARACTERS)
 
 
 _TO_TEXT: dict[str, Callable[[JsonElement], str]] = {"DS": _decimal}

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
+from pydicom.valuerep import format_number_as_ds
 
 from gateway.dimse import identifier
 from storage.errors import NotDicom
@@ -153,6 +154,14 @@ def test_a_value_its_vr_cannot_hold_never_fails(vr, value):
     encoded = identifier.encode({"00280010": {"vr": vr, "Value": value}}, EXPLICIT_VR_LITTLE_ENDIAN, "ISO_IR 100")
     assert encoded[:6] == b"\x28\0\x10\0" + vr.encode()
     assert len(encoded) % 2 == 0
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_is_written_in_16_characters_no_worse_than_by_another_library(value):
+    written = identifier.encode({"00280030": {"vr": "DS", "Value": [value]}}, EXPLICIT_VR_LITTLE_ENDIAN, "ISO_IR 192")
+    text = written[8:].decode("ascii").strip()
+    assert len(text) <= 16
+    assert abs(float(text) - value) <= abs(float(format_number_as_ds(value)) - value)
 
 
 @pytest.mark.parametrize("broken", ["!", "AAE", "é"])
