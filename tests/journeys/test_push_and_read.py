@@ -119,7 +119,7 @@ def push(gateway, files):
 def digests_on_disk(gateway):
     """SHA-256 of the Data Set of every object in the archive's folder, by SOP Instance UID."""
     found = {}
-    for path in gateway.data.rglob("*.dcm"):
+    for path in (gateway.data / "objects" / "v1").rglob("*.dcm"):
         sop_instance, _, named = path.name.removesuffix(".dcm").split("_")
         digest = part10_digest(path.read_bytes())
         assert digest == named, "the name of an object says its content"
