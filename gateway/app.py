@@ -228,21 +228,24 @@ def run_dimse(values: Settings, listener: socket.socket, ready: Callable[[], Non
         )
         for thread in (*forwarding, *telling, noting):
             thread.start()
+        working = (serving, reporting, collecting, *forwarding, *telling, noting)
         ready()
-        while not stopping.wait(1.0):
-            metrics.note_process("dimse")
-            if archive.quarantine is not None:
-                held = archive.quarantine.usage()
-                metrics.note_quarantine(held.count, held.size_bytes)
-            if not all(thread.is_alive() for thread in (serving, reporting, collecting, *forwarding, *telling, noting)):
-                stopping.set()
-                raise RuntimeError("A thread of the DIMSE process has stopped by itself")
-        server.stop(values.dimse.drain_seconds)
-        serving.join(_STOP_SECONDS)
-        if values.archive.extended_tags:
-            indexing.join(_STOP_SECONDS)
-        for thread in (reporting, collecting, *forwarding, *telling, noting):
-            thread.join(_STOP_SECONDS)
+        try:
+            while not stopping.wait(1.0):
+                metrics.note_process("dimse")
+                if archive.quarantine is not None:
+                    held = archive.quarantine.usage()
+                    metrics.note_quarantine(held.count, held.size_bytes)
+                are_alive = all(thread.is_alive() for thread in working)
+                if not are_alive and not stopping.is_set():  # asked in this order: those that were told to stop do
+                    raise RuntimeError("A thread of the DIMSE process has stopped by itself")
+        finally:
+            stopping.set()
+            server.stop(values.dimse.drain_seconds)
+            if values.archive.extended_tags:
+                indexing.join(_STOP_SECONDS)
+            for thread in working:
+                thread.join(_STOP_SECONDS)
 
 
 def run_http(values: Settings, listener: socket.socket, ready: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +23,8 @@ import pytest
 
 from gateway import app
 from gateway.dimse.limits import DimseLimits
-from gateway.settings import DimseSettings
+from gateway.processes import listen
+from gateway.settings import ArchiveSettings, DimseSettings, Settings
 from storage.index.sqlite import connect, migrate
 from tests.fix_index import data_set
 from tests.fix_servers import command_environment, run_command
@@ -83,6 +85,23 @@ def test_what_is_imported_while_it_runs_is_found_at_once(gateway, tmp_path):
     done = run_command("import", "--data", gateway.data, tmp_path / "one.dcm")
     assert done.returncode == 0, done.stderr
     assert b"2.25.77" in get(f"{gateway.dicomweb}/instances?SOPInstanceUID=2.25.77")[1]
+
+
+def test_a_dimse_process_of_which_a_thread_has_ended_closes_its_door_and_says_so(tmp_path, monkeypatch):
+    """So that it is started again, rather than serve on without what that thread did."""
+    monkeypatch.setattr("gateway.collecting.keep_collected", lambda *_: None)
+    values = Settings(archive=ArchiveSettings(data=tmp_path))
+    (listener,) = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(RuntimeError, match="stopped by itself"):
+            app.run_dimse(values, listener, lambda: None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert not is_listening(port)
+    assert not [thread for thread in threading.enumerate() if thread.name == "dimse"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
