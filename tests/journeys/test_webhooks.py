@@ -78,7 +78,7 @@ def test_kills_of_the_gateway_lose_no_change_and_mix_up_no_order(tmp_path, recei
                 run_command("webhooks", "retry", "--all", "--data", gateway.data)
                 return is_told()
 
-            assert settle(has_come, 90)
+            assert settle(has_come, 240)
             assert firsts(receiver) == feed(gateway)
             told = {change.get("SOPInstanceUID") for change in feed(gateway) if change["kind"] == "stored"}
             assert acknowledged <= told
@@ -106,7 +106,7 @@ def test_two_gateways_over_one_database_tell_each_change_once(tmp_path, receiver
             is_whole = receiver.accepted == [change["sequence"] for change in changes]
             return is_whole and set(last.values()) == {"study-stable"}
 
-        assert settle(is_told, 60), (receiver.accepted, feed(other))
+        assert settle(is_told, 180), (receiver.accepted, feed(other))
 
 
 def test_operators_see_retry_and_drop_what_could_not_be_delivered(tmp_path, receiver):
