@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,19 +99,9 @@ def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
 
 def start_gateway(folder: Path, root: Path = ROOT, name: str = "gateway", arguments: Iterable[str] = ()) -> Server:
     """The gateway of a checkout at its default settings, on free ports. Raises StartError."""
+    folder.mkdir(parents=True)
     command = [sys.executable, "-m", "gateway", "serve", "--json", "--data", str(folder / "data")]
     command += ["--http-port", "0", "--dimse-port", "0", *arguments]
-    return _started(command, folder, root, name)
-
-
-def start_pair(folder: Path, name: str, arguments: Iterable[str] = ()) -> Server:
-    """Two gateways with the same settings, and nginx in front of them, as one server. Raises StartError."""
-    return _started([sys.executable, "-m", "benchmarks.pair", str(folder), *arguments], folder, ROOT, name)
-
-
-def _started(command: Sequence[str], folder: Path, root: Path, name: str) -> Server:
-    """What says in one line of JSON where it can be reached, once it is ready. Raises StartError."""
-    folder.mkdir(parents=True)
     log = folder / "log"
     with log.open("wb") as errors:
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.__main__ import cache_folder
 from benchmarks.servers import StartError
-from benchmarks.trials import answers, bodies, bombs, growth, receivers, retrieve, searches, soak, stores
+from benchmarks.trials import answers, bodies, bombs, growth, receivers, retrieve, searches, soak
 from benchmarks.trials.frame import Frame
 
 TRIALS: Mapping[str, Callable[[Frame], object]] = {
@@ -25,7 +25,6 @@ TRIALS: Mapping[str, Callable[[Frame], object]] = {
     "retrieve": retrieve.run,
     "searches": searches.run,
     "soak": soak.run,
-    "stores": stores.run,
 }
 
 
